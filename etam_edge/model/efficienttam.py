@@ -1,0 +1,138 @@
+"""The whole model: the five verbs that tracking is made of, on plain tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from etam_edge.model.image_encoder import ImageEncoder
+from etam_edge.model.layers import MLP
+from etam_edge.model.mask_decoder import Choice, MaskDecoder
+from etam_edge.model.memory_attention import MemoryAttention
+from etam_edge.model.memory_encoder import MemoryEncoder
+from etam_edge.model.position import sine_position
+from etam_edge.model.prompt_encoder import PromptEncoder
+from etam_edge.spec import ModelSpec
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+NO_OBJECT_LOGIT = -1024.0
+"""Mask logit everywhere when the object is not in sight."""
+MEMORY_SCALE, MEMORY_SHIFT = 20.0, -10.0
+"""A mask in [0, 1] enters the memory encoder as 20 * mask - 10."""
+
+
+class Segmentation(NamedTuple):
+    """The decoder's answer for B objects, occlusion already applied."""
+
+    mask_logits: Tensor
+    """(B, 1, 4s, 4s); -1024 everywhere when the object is not in sight"""
+    iou: Tensor
+    """(B, 1)"""
+    score: Tensor
+    """(B, 1)"""
+    pointer: Tensor
+    """(B, width)"""
+    choice: Tensor
+    """(B,) int64, which mask candidate"""
+
+
+def _embedding(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(Tensor(*shape), std=0.02))
+
+
+class EfficientTAM(nn.Module):
+    """EfficientTAM of any `ModelSpec`, with the parameter names of the official checkpoints.
+
+    The verbs follow the reference's video predictor in evaluation mode; occlusion handling, multimask rules and memory
+    scaling are the released configuration's.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.image_encoder = ImageEncoder(spec)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.memory_attention = MemoryAttention(spec)
+        self.memory_encoder = MemoryEncoder(spec)
+        self.maskmem_tpos_enc = _embedding(spec.memory_frames, 1, 1, spec.memory_width)
+        self.no_mem_embed = _embedding(1, 1, spec.width)
+        # Never read in this configuration; kept because official checkpoints hold it.
+        self.no_mem_pos_enc = _embedding(1, 1, spec.width)
+        self.sam_prompt_encoder = PromptEncoder(spec)
+        self.sam_mask_decoder = MaskDecoder(spec)
+        self.obj_ptr_proj = MLP([spec.width] * 4)
+        self.no_obj_ptr = _embedding(1, spec.width)
+        constants = {
+            "pixel_mean": torch.tensor(PIXEL_MEAN).reshape(1, 3, 1, 1),
+            "pixel_std": torch.tensor(PIXEL_STD).reshape(1, 3, 1, 1),
+            "features_position": sine_position(spec.width, spec.grid).flatten(2).transpose(1, 2),
+            "memory_position": sine_position(spec.memory_width, spec.grid).flatten(2).transpose(1, 2),
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    features_position: Tensor
+    """Sine encoding of the frame's tokens, (1, T, width)."""
+    memory_position: Tensor
+    """Sine encoding of a memory frame's tokens, (1, T, memory_width)."""
+
+    def encode(self, frame: Tensor) -> Tensor:
+        """uint8 RGB (B, S, S, 3) to image features (B, width, s, s)."""
+        image = frame.permute(0, 3, 1, 2).to(self.pixel_mean.dtype) / 255.0
+        return self.image_encoder((image - self.pixel_mean) / self.pixel_std)
+
+    def without_memory(self, features: Tensor) -> Tensor:
+        """Features for a frame that reads no memory: the no-memory embedding added, same shape."""
+        return features + self.no_mem_embed.reshape(1, -1, 1, 1)
+
+    def condition(self, features: Tensor, memory: Tensor, position: Tensor, pointers: Tensor) -> Tensor:
+        """Image features that have seen memory, (B, width, s, s). Arguments as in `MemoryCrossAttention`."""
+        tokens = features.flatten(2).transpose(1, 2)
+        tokens = self.memory_attention(tokens, self.features_position, memory, position, pointers)
+        return tokens.transpose(1, 2).reshape(-1, self.spec.width, self.spec.grid, self.spec.grid)
+
+    def segment(
+        self, features: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None, multimask: bool
+    ) -> Segmentation:
+        """Decode one mask for each object.
+
+        Args:
+            features: (B, width, s, s), conditioned or `without_memory`.
+            points: (B, P, 2) in model pixels; labels: (B, P). One padding point is appended, as in SAM.
+            mask_logits: a mask prompt at (B, 1, 4s, 4s), or None.
+            multimask: take the best of three candidates; otherwise the single one with the stability fallback.
+        """
+        prompt = self.sam_prompt_encoder
+        tokens = prompt.embed_points(points, labels)
+        tokens = torch.cat((tokens, prompt.padding_tokens(1).expand(len(tokens), -1, -1)), dim=1)
+        dense = prompt.no_mask() if mask_logits is None else prompt.embed_mask(mask_logits)
+        candidates = self.sam_mask_decoder(features, prompt.image_position(), tokens, dense)
+        decoder = self.sam_mask_decoder
+        choice = decoder.best(candidates) if multimask else decoder.single(candidates)
+        return self.settle(choice, candidates.score)
+
+    def settle(self, choice: Choice, score: Tensor) -> Segmentation:
+        """Apply the occlusion score: with score <= 0 the mask is empty and the pointer is `no_obj_ptr`."""
+        visible = score > 0
+        return Segmentation(
+            mask_logits=torch.where(visible[..., None, None], choice.mask_logits, NO_OBJECT_LOGIT),
+            iou=choice.iou,
+            score=score,
+            pointer=torch.where(visible, self.obj_ptr_proj(choice.token), self.no_obj_ptr),
+            choice=choice.index,
+        )
+
+    def remember(self, features: Tensor, mask_logits: Tensor, binarise: bool) -> Tensor:
+        """A memory entry (B, memory_width, s, s) of raw image features and low-resolution mask logits.
+
+        Prompted frames are remembered with their mask binarised, tracked ones through a sigmoid.
+        """
+        full = F.interpolate(mask_logits, scale_factor=4.0, mode="bilinear", align_corners=False)
+        mask = (full > 0).to(full.dtype) if binarise else torch.sigmoid(full)
+        return self.memory_encoder(features, mask * MEMORY_SCALE + MEMORY_SHIFT)

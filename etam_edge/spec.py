@@ -1,0 +1,165 @@
+"""ModelSpec: every size of every variant. The one source of shapes for the model, the graphs and the runtimes.
+
+The eight official variants are those of the EfficientTAM release (paper: *Efficient Track Anything*, section 4;
+sizes as in the release's configuration files). Smaller models of the same family are specs like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from etam_edge.errors import InputError
+
+
+class Pooling(str, Enum):
+    """How memory cross-attention coarsens each memory frame (2x2 average of keys and values).
+
+    `score_bias` adds ln 4 to the scores of coarse tokens (Lemma 1 of the paper, variants `_1`);
+    `key_bias` adds ln 4 to every element of the coarse keys (variants `_2`). They are different functions.
+    """
+
+    NONE = "none"
+    SCORE_BIAS = "score_bias"
+    KEY_BIAS = "key_bias"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Sizes of one model. Lengths are in pixels, tokens or channels as named; all counts are positive."""
+
+    name: str
+    image_size: int
+    vit_width: int
+    vit_heads: int
+    pooling: Pooling = Pooling.NONE
+    vit_depth: int = 12
+    vit_mlp_ratio: int = 4
+    patch_size: int = 16
+    window_size: int = 14
+    global_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    position_grid: int = 14
+    width: int = 256
+    memory_width: int = 64
+    memory_layers: int = 4
+    memory_mlp_width: int = 2048
+    memory_frames: int = 7
+    max_object_pointers: int = 16
+    fuser_layers: int = 2
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_width: int = 2048
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, text: str) -> None:
+            if not condition:
+                raise InputError(f"model spec '{self.name}': {text}")
+
+        object.__setattr__(self, "pooling", Pooling(self.pooling))
+        object.__setattr__(self, "global_blocks", tuple(self.global_blocks))
+        require(self.patch_size == 16, f"patch_size must be 16, not {self.patch_size}: the decoder upscales by 16 / 4")
+        require(
+            self.image_size % 32 == 0 and self.image_size > 0,
+            f"image_size must be a positive multiple of 32, not {self.image_size}",
+        )
+        require(self.vit_width % self.vit_heads == 0, "vit_heads must divide vit_width")
+        require(self.width % self.decoder_heads == 0, "decoder_heads must divide width")
+        require(self.width % 32 == 0, "width must be a multiple of 32: the decoder narrows it eightfold")
+        require(self.width % self.memory_width == 0, "memory_width must divide width")
+        require(self.memory_width % 4 == 0, "memory_width must be a multiple of 4: sine and cosine of x and y")
+        require(self.memory_frames >= 2, "memory_frames must be at least 2")
+        require(
+            bool(self.global_blocks) and max(self.global_blocks) == self.vit_depth - 1,
+            "the last ViT block must be a global one",
+        )
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the feature map: s = S / 16."""
+        return self.image_size // self.patch_size
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the low-resolution mask logits: S / 4."""
+        return 4 * self.grid
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one frame: s * s."""
+        return self.grid * self.grid
+
+    @property
+    def pooled(self) -> bool:
+        return self.pooling is not Pooling.NONE
+
+    @property
+    def memory_tokens(self) -> int:
+        """Tokens that one memory frame holds in the bank: s * s, a quarter of it where pooled."""
+        return self.tokens // 4 if self.pooled else self.tokens
+
+    @property
+    def pointer_tokens(self) -> int:
+        """Memory tokens that one object pointer is split into."""
+        return self.width // self.memory_width
+
+    @property
+    def recent_frames(self) -> int:
+        """Non-conditioning frames whose memory is read: the last 6."""
+        return self.memory_frames - 1
+
+    def replace(self, **changes: Any) -> ModelSpec:
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self)
+        return {**fields, "pooling": self.pooling.value, "global_blocks": list(self.global_blocks)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ModelSpec:
+        """The spec that `to_dict` wrote.
+
+        Raises:
+            InputError: a field is unknown, missing or out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise InputError(f"model spec has unknown fields {', '.join(unknown)}; it needs a newer etam-edge")
+        try:
+            return cls(**fields)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"model spec cannot be read: {error}") from error
+
+
+def _official() -> dict[str, ModelSpec]:
+    sizes = {"s": dict(vit_width=384, vit_heads=6), "ti": dict(vit_width=192, vit_heads=3)}
+    forms = {
+        "": dict(image_size=1024),
+        "_512x512": dict(image_size=512),
+        "_1": dict(image_size=1024, pooling=Pooling.SCORE_BIAS),
+        "_2": dict(image_size=1024, pooling=Pooling.KEY_BIAS),
+    }
+    specs = [
+        ModelSpec(name=f"efficienttam_{size}{suffix}", **widths, **form)  # type: ignore[arg-type]
+        for size, widths in sizes.items()
+        for suffix, form in forms.items()
+    ]
+    return {spec.name: spec for spec in specs}
+
+
+OFFICIAL: dict[str, ModelSpec] = _official()
+"""The eight official variants by name."""
+
+
+def find_spec(name: str) -> ModelSpec:
+    """The spec of a named variant.
+
+    Raises:
+        InputError: no variant has this name.
+    """
+    try:
+        return OFFICIAL[name]
+    except KeyError:
+        raise InputError(f"no model is named '{name}'; known models: {', '.join(OFFICIAL)}") from None
