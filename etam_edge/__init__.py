@@ -1,0 +1,31 @@
+"""etam-edge: EfficientTAM from a checkpoint to a robot."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etam_edge.bundle import Bundle
+    from etam_edge.errors import EtamError
+    from etam_edge.runtimes import FrameResult, Prompt, Session, Tracker
+    from etam_edge.spec import ModelSpec
+
+__version__ = "0.1.0"
+_HOMES = {
+    "Bundle": "etam_edge.bundle",
+    "EtamError": "etam_edge.errors",
+    "FrameResult": "etam_edge.runtimes",
+    "ModelSpec": "etam_edge.spec",
+    "Prompt": "etam_edge.runtimes",
+    "Session": "etam_edge.runtimes",
+    "Tracker": "etam_edge.runtimes",
+}
+__all__ = ["Bundle", "EtamError", "FrameResult", "ModelSpec", "Prompt", "Session", "Tracker", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that `import etam_edge` costs nothing.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'etam_edge' has no attribute '{name}'")

@@ -163,3 +163,43 @@ def find_spec(name: str) -> ModelSpec:
         return OFFICIAL[name]
     except KeyError:
         raise InputError(f"no model is named '{name}'; known models: {', '.join(OFFICIAL)}") from None
+
+
+@dataclass(frozen=True)
+class GraphSizes:
+    """The fixed sizes of the graphs beyond the model's own.
+
+    Attributes:
+        conditioning_frames: conditioning frames that one object's memory holds, the nearest in time. Upstream keeps all;
+            up to this many the graphs are equal to it.
+        max_points: points of one prompt; a box takes two.
+    """
+
+    conditioning_frames: int = 2
+    max_points: int = 16
+
+    def __post_init__(self) -> None:
+        if self.conditioning_frames < 1:
+            raise InputError(f"conditioning_frames must be at least 1, not {self.conditioning_frames}")
+        if self.max_points < 2:
+            raise InputError(f"max_points must be at least 2, the corners of a box, not {self.max_points}")
+
+    def slots(self, spec: ModelSpec) -> int:
+        """Memory slots of one object: conditioning frames and the last 6 others."""
+        slots = self.conditioning_frames + spec.recent_frames
+        # A lone memory stands unpooled in four slots, beside its pooled form.
+        return max(slots, UNPOOLED_SLOTS + 1) if spec.pooled else slots
+
+    def pointer_slots(self, spec: ModelSpec) -> int:
+        """Object pointers of one object: of conditioning frames and of the last 15 others."""
+        return self.conditioning_frames + spec.max_object_pointers - 1
+
+
+UNPOOLED_SLOTS = 4
+"""Slots that one memory takes before 2x2 pooling."""
+EMPTY_BIAS = -3.0e4
+"""Score of a slot that holds nothing: finite in half precision, and its softmax weight is exactly zero."""
+EMPTY_POINT = -2
+"""Label of a point slot that holds nothing. (-1 is SAM's padding point, which takes part in attention.)"""
+MASK_SOURCE_NONE, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK = 0, 1, 2
+"""Where `prompt` takes its mask from: nowhere, earlier mask logits, or a mask given by the user."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etam_edge.model.image_encoder import ImageEncoder
-from etam_edge.model.layers import MLP
+from etam_edge.model.layers import MLP, to_map, to_tokens
 from etam_edge.model.mask_decoder import Choice, MaskDecoder
 from etam_edge.model.memory_attention import MemoryAttention
 from etam_edge.model.memory_encoder import MemoryEncoder
@@ -69,8 +69,8 @@ class EfficientTAM(nn.Module):
         constants = {
             "pixel_mean": torch.tensor(PIXEL_MEAN).reshape(1, 3, 1, 1),
             "pixel_std": torch.tensor(PIXEL_STD).reshape(1, 3, 1, 1),
-            "features_position": sine_position(spec.width, spec.grid).flatten(2).transpose(1, 2),
-            "memory_position": sine_position(spec.memory_width, spec.grid).flatten(2).transpose(1, 2),
+            "features_position": to_tokens(sine_position(spec.width, spec.grid)),
+            "memory_position": to_tokens(sine_position(spec.memory_width, spec.grid)),
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
@@ -93,9 +93,8 @@ class EfficientTAM(nn.Module):
 
     def condition(self, features: Tensor, memory: Tensor, position: Tensor, pointers: Tensor) -> Tensor:
         """Image features that have seen memory, (B, width, s, s). Arguments as in `MemoryCrossAttention`."""
-        tokens = features.flatten(2).transpose(1, 2)
-        tokens = self.memory_attention(tokens, self.features_position, memory, position, pointers)
-        return tokens.transpose(1, 2).reshape(-1, self.spec.width, self.spec.grid, self.spec.grid)
+        tokens = self.memory_attention(to_tokens(features), self.features_position, memory, position, pointers)
+        return to_map(tokens, self.spec.grid)
 
     def segment(
         self, features: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None, multimask: bool

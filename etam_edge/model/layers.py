@@ -39,6 +39,17 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(-1, tokens, heads * channels)
 
 
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, H * W, C)."""
+    channels, height, width = (int(n) for n in x.shape[1:])
+    return x.reshape(-1, channels, height * width).transpose(1, 2)
+
+
+def to_map(x: Tensor, grid: int) -> Tensor:
+    """(B, grid * grid, C) to (B, C, grid, grid)."""
+    return x.transpose(1, 2).reshape(-1, int(x.shape[2]), grid, grid)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them."""
 

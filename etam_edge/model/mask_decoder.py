@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from etam_edge.model.layers import MLP, LayerNorm2d, ProjectedAttention
+from etam_edge.model.layers import MLP, LayerNorm2d, ProjectedAttention, to_map, to_tokens
 from etam_edge.spec import ModelSpec
 
 MASK_TOKENS = 4
@@ -19,7 +19,7 @@ class Candidates(NamedTuple):
     """What the decoder proposes: candidate 0 is the single mask, 1 to 3 are the alternatives of an ambiguous prompt."""
 
     upscaled: Tensor
-    """(B, width / 8, 16 s * s): features at mask resolution; a mask is their product with its kernel."""
+    """(B, width / 8, 4s, 4s): features at mask resolution; a mask is their product with its kernel."""
     kernels: Tensor
     """(B, 4, width / 8)"""
     ious: Tensor
@@ -134,17 +134,15 @@ class MaskDecoder(nn.Module):
         tokens = torch.cat((own + 0.0 * prompt_tokens[:, :1], prompt_tokens), dim=1)
         bias = None
         if prompt_token_bias is not None:
-            free = 0.0 * prompt_token_bias[:, :1].repeat(1, int(own.shape[1]))
+            free = 0.0 * prompt_token_bias[:, :1] + prompt_token_bias.new_zeros(1, int(own.shape[1]))
             bias = torch.cat((free, prompt_token_bias), dim=1)[:, None, None]
-        image = (features + dense_prompt).flatten(2).transpose(1, 2)
-        hidden, image = self.transformer(image, image_position.flatten(2).transpose(1, 2), tokens, bias)
+        image = to_tokens(features + dense_prompt)
+        hidden, image = self.transformer(image, to_tokens(image_position), tokens, bias)
 
-        grid = self.spec.grid
-        image = image.transpose(1, 2).reshape(-1, self.spec.width, grid, grid)
         mask_hidden = hidden[:, 2 : 2 + MASK_TOKENS]
         kernels = [mlp(mask_hidden[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)]
         return Candidates(
-            upscaled=self.output_upscaling(image).flatten(2),
+            upscaled=self.output_upscaling(to_map(image, self.spec.grid)),
             kernels=torch.stack(kernels, dim=1),
             ious=torch.sigmoid(self.iou_prediction_head(hidden[:, 1])),
             tokens=mask_hidden,
@@ -171,15 +169,15 @@ class MaskDecoder(nn.Module):
         inner = (mask > STABILITY_DELTA).to(mask.dtype).sum((2, 3))
         outer = (mask > -STABILITY_DELTA).to(mask.dtype).sum((2, 3))
         # An empty mask (0 of 0 pixels) counts as stable.
-        stable = (inner >= STABILITY_THRESHOLD * outer)
+        stable = inner >= STABILITY_THRESHOLD * outer
         best = self.best(candidates)
         return Choice(
             mask_logits=torch.where(stable[..., None, None], mask, best.mask_logits),
             iou=torch.where(stable, candidates.ious[:, :1], best.iou),
             token=candidates.tokens[:, 0],
-            index=torch.where(stable[:, 0], torch.zeros_like(best.index), best.index),
+            index=best.index * (~stable[:, 0]),
         )
 
     def _mask(self, candidates: Candidates, kernel: Tensor) -> Tensor:
-        side = self.spec.mask_size
-        return (kernel @ candidates.upscaled).reshape(-1, 1, side, side)
+        side, channels = self.spec.mask_size, self.spec.width // 8
+        return (kernel @ candidates.upscaled.reshape(-1, channels, side * side)).reshape(-1, 1, side, side)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
+from etam_edge.model.layers import to_tokens
 
 LOGIT_LIMIT = 32.0
 """Previous mask logits are clamped to this before they prompt the decoder again."""
@@ -75,6 +76,7 @@ class ReferenceTracker:
         answers = {}
         for object_id, history in self.objects.items():
             if object_id in prompts:
+                self._decoder_features[object_id] = self.model.without_memory(self._features)
                 answers[object_id] = self._prompt(object_id, prompts[object_id], previous=None)
                 history.conditioning[self.frame_index] = answers[object_id]
             else:
@@ -101,9 +103,7 @@ class ReferenceTracker:
         if "mask" in prompt:
             segmentation = self._take_mask(torch.from_numpy(prompt["mask"]))
         else:
-            if previous is None:
-                self._decoder_features[object_id] = self.model.without_memory(self._features)
-            else:
+            if previous is not None:
                 previous = previous.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
             points = torch.as_tensor(prompt["points"], dtype=torch.float32)[None]
             labels = torch.as_tensor(prompt["labels"], dtype=torch.int64)[None]
@@ -138,7 +138,7 @@ class ReferenceTracker:
         codes = self.model.maskmem_tpos_enc
         entries = [(history.conditioning[t], codes[spec.memory_frames - 1]) for t in selected]
         entries += [(ordinary[now - age], codes[age - 1]) for age in range(spec.recent_frames, 0, -1) if now - age in ordinary]
-        memory = torch.cat([entry.memory.flatten(2).transpose(1, 2) for entry, _ in entries], dim=1)
+        memory = torch.cat([to_tokens(entry.memory) for entry, _ in entries], dim=1)
         position = torch.cat([self.model.memory_position + code for _, code in entries], dim=1)
 
         pointers = [history.conditioning[t] for t in selected]

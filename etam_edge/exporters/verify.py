@@ -1,0 +1,244 @@
+"""Every export is held against the PyTorch model before its bundle is written.
+
+Each graph gets the inputs that the PyTorch model had at the same point of a short stream (a click, a box with an earlier
+mask, a mask prompt; a lone memory, two memories; two objects of different history in one batch), so that differences do
+not add up. Whole streams are compared by the tests, against the reference's own answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etam_edge.errors import ExportError
+from etam_edge.model.efficienttam import EfficientTAM, Segmentation
+from etam_edge.model.layers import to_tokens
+from etam_edge.model.memory_attention import LOG_4, pool_tokens
+from etam_edge.spec import (
+    EMPTY_BIAS,
+    EMPTY_POINT,
+    MASK_SOURCE_LOGITS,
+    MASK_SOURCE_MASK,
+    MASK_SOURCE_NONE,
+    UNPOOLED_SLOTS,
+    GraphSizes,
+    Pooling,
+)
+
+TOLERANCE = {
+    "image_features": 1e-3,
+    "mask_logits": 2e-3,
+    "iou": 1e-3,
+    "object_score": 1e-3,
+    "object_pointer": 1e-3,
+    "memory_values": 5e-3,
+    "conditioned_features": 2e-3,
+}
+"""Largest difference allowed, relative to the output's root mean square where that is above one."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class _Graphs:
+    """The exported files in ONNX Runtime on the CPU."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._sessions = {
+            path.stem: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            for path in sorted(folder.glob("*.onnx"))
+        }
+
+    def run(self, name: str, inputs: Arrays) -> Arrays:
+        session = self._sessions[name]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+class Differences:
+    """Largest differences seen, by output."""
+
+    def __init__(self) -> None:
+        self.largest: dict[str, float] = {}
+
+    def add(self, name: str, actual: np.ndarray, expected: Tensor) -> None:
+        wanted = expected.detach().numpy().reshape(actual.shape).astype(np.float64)
+        scale = max(1.0, float(np.sqrt(np.mean(wanted**2))))
+        difference = float(np.max(np.abs(actual - wanted))) / scale
+        # NaN compares false with everything; infinity fails every tolerance.
+        difference = difference if np.isfinite(difference) else float("inf")
+        self.largest[name] = max(self.largest.get(name, 0.0), difference)
+
+    def add_segmentation(self, actual: Arrays, row: int, expected: Segmentation) -> None:
+        self.add("mask_logits", actual["mask_logits"][row], expected.mask_logits)
+        self.add("iou", actual["iou"][row], expected.iou)
+        self.add("object_score", actual["object_score"][row], expected.score)
+        self.add("object_pointer", actual["object_pointer"][row], expected.pointer)
+
+
+@torch.inference_mode()
+def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[str, float]:
+    """Run the graphs in `folder` beside the model.
+
+    Returns:
+        the largest difference of each output.
+
+    Raises:
+        ExportError: a difference is above its tolerance.
+    """
+    spec, graphs, differences = model.spec, _Graphs(folder), Differences()
+    frames = [torch.from_numpy(synthetic_frame(spec.image_size, index))[None] for index in range(2)]
+    features = []
+    for frame in frames:
+        features.append(model.encode(frame))
+        differences.add("image_features", graphs.run("encode", {"frame": frame.numpy()})["image_features"], features[-1])
+
+    prompted = _verify_prompts(graphs, model, sizes, features[0], differences)
+    memories, remembered = [], []
+    for said in prompted:
+        logits = said.mask_logits.reshape(1, spec.mask_size, spec.mask_size)
+        memories.append(model.remember(features[0], said.mask_logits, binarise=True))
+        inputs = {"image_features": features[0].numpy(), "mask_logits": logits.numpy()}
+        remembered.append(graphs.run("remember", inputs))
+        differences.add("memory_values", remembered[-1]["memory_values"], _values(model, memories[-1]))
+
+    # Object 0 was clicked on frame 0 and has one memory; object 1 has that of its mask as conditioning frame and that of
+    # its box as if it were the frame before.
+    bank = _EmptyBank(model, sizes)
+    lone = bank.row()
+    if spec.pooled:
+        lone["bank_keys"][:UNPOOLED_SLOTS] = remembered[0]["unpooled_keys"][0]
+        lone["bank_values"][:UNPOOLED_SLOTS] = remembered[0]["unpooled_values"][0]
+        lone["slot_bias"][:UNPOOLED_SLOTS] = 0.0
+    else:
+        bank.put(lone, 0, remembered[0], code=spec.memory_frames - 1)
+    bank.put_pointer(lone, 0, prompted[0].pointer)
+    both = bank.row()
+    bank.put(both, 1, remembered[2], code=spec.memory_frames - 1)
+    bank.put(both, 0, remembered[1], code=0)
+    bank.put_pointer(both, 3, prompted[2].pointer)
+    bank.put_pointer(both, 1, prompted[1].pointer)
+    batch = {name: np.stack([lone[name], both[name]]) for name in lone}
+    actual = graphs.run("track", {**batch, "image_features": features[1].numpy()})
+
+    codes, position = model.maskmem_tpos_enc, model.memory_position
+    histories = [
+        ([(memories[0], codes[-1])], [prompted[0].pointer]),
+        ([(memories[2], codes[-1]), (memories[1], codes[0])], [prompted[2].pointer, prompted[1].pointer]),
+    ]
+    for row, (entries, pointers) in enumerate(histories):
+        conditioned = model.condition(
+            features[1],
+            torch.cat([to_tokens(memory) for memory, _ in entries], dim=1),
+            torch.cat([position + code for _, code in entries], dim=1),
+            torch.cat([pointer.reshape(1, -1, spec.memory_width) for pointer in pointers], dim=1),
+        )
+        empty = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
+        said = model.segment(conditioned, *empty, None, multimask=True)
+        differences.add("conditioned_features", actual["conditioned_features"][row], conditioned)
+        differences.add_segmentation(actual, row, said)
+        memory = model.remember(features[1], said.mask_logits, binarise=False)
+        differences.add("memory_values", actual["memory_values"][row], _values(model, memory))
+
+    beyond = {name: value for name, value in differences.largest.items() if not value <= TOLERANCE[name]}
+    if beyond:
+        text = ", ".join(f"{name} differs by {value:.2g} (allowed {TOLERANCE[name]})" for name, value in beyond.items())
+        raise ExportError(f"the exported graphs do not answer what the PyTorch model answers: {text}; nothing was written")
+    return differences.largest
+
+
+def synthetic_frame(size: int, index: int) -> np.ndarray:
+    """A textured uint8 (size, size, 3) image, moved by a few pixels for each index."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float64) / size
+    x = x + 0.02 * index
+    rng = np.random.default_rng(0)
+    channels = []
+    for _ in range(3):
+        frequency, phase = rng.uniform(2, 24, size=(6, 2)), rng.uniform(0, 2 * np.pi, size=6)
+        waves = [np.sin(2 * np.pi * (f[0] * x + f[1] * y) + p) for f, p in zip(frequency, phase, strict=True)]
+        channels.append(127.5 + 40 * np.sum(waves, axis=0))
+    return np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def _verify_prompts(
+    graphs: _Graphs, model: EfficientTAM, sizes: GraphSizes, features: Tensor, differences: Differences
+) -> list[Segmentation]:
+    """A click; a box with an earlier mask, on features that are given as conditioned; a mask."""
+    spec, size = model.spec, float(model.spec.image_size)
+    low = spec.mask_size
+    click = torch.tensor([[[0.3 * size, 0.6 * size]]]), torch.ones(1, 1, dtype=torch.int64)
+    box = torch.tensor([[[0.2 * size, 0.3 * size], [0.7 * size, 0.8 * size]]]), torch.tensor([[2, 3]])
+    no_point = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
+    mask = np.zeros((1, spec.image_size, spec.image_size), dtype=np.uint8)
+    mask[:, spec.image_size // 4 : spec.image_size // 2, spec.image_size // 4 : spec.image_size // 2] = 1
+
+    clicked = model.segment(model.without_memory(features), *click, None, multimask=True)
+    previous = clicked.mask_logits.clamp(-32, 32)
+    boxed = model.segment(features, *box, previous, multimask=False)
+    given = model.mask_downsample(torch.from_numpy(mask)[:, None].float())
+    masked = model.segment(features, *no_point, given, multimask=False)
+    expected = [clicked, boxed, masked]
+
+    points = np.zeros((3, sizes.max_points, 2), dtype=np.float32)
+    labels = np.full((3, sizes.max_points), EMPTY_POINT, dtype=np.int32)
+    for row, (coordinates, kinds) in enumerate((click, box, no_point)):
+        count = kinds.shape[1]
+        points[row, :count], labels[row, :count] = coordinates[0].numpy(), kinds[0].numpy()
+    actual = graphs.run(
+        "prompt",
+        {
+            "features": features.numpy().repeat(3, axis=0),
+            "without_memory": np.array([1, 0, 0], dtype=np.float32),
+            "points": points,
+            "labels": labels,
+            "mask_source": np.array([MASK_SOURCE_NONE, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK], dtype=np.int32),
+            "previous_logits": previous.numpy().reshape(1, low, low).repeat(3, axis=0),
+            "mask": mask.repeat(3, axis=0),
+            "multimask": np.array([1, 0, 0], dtype=np.int32),
+        },
+    )
+    for row, said in enumerate(expected):
+        differences.add_segmentation(actual, row, said)
+    return expected
+
+
+def _values(model: EfficientTAM, memory: Tensor) -> Tensor:
+    tokens = to_tokens(memory)
+    return pool_tokens(tokens, model.spec.grid) if model.spec.pooled else tokens
+
+
+class _EmptyBank:
+    """Rows of the bank for `track`, filled by hand."""
+
+    def __init__(self, model: EfficientTAM, sizes: GraphSizes) -> None:
+        self.spec = model.spec
+        self.slots, self.pointer_slots = sizes.slots(model.spec), sizes.pointer_slots(model.spec)
+
+    def row(self) -> Arrays:
+        spec = self.spec
+        shape = (self.slots, spec.memory_layers, spec.memory_tokens, spec.width)
+        return {
+            "bank_keys": np.zeros(shape, dtype=np.float32),
+            "bank_values": np.zeros((self.slots, spec.memory_tokens, spec.memory_width), dtype=np.float32),
+            "time_codes": np.full(self.slots, spec.memory_frames, dtype=np.int32),
+            "slot_bias": np.full(self.slots, EMPTY_BIAS, dtype=np.float32),
+            "bank_pointers": np.zeros((self.pointer_slots, spec.width), dtype=np.float32),
+            "pointer_bias": np.full(self.pointer_slots, EMPTY_BIAS, dtype=np.float32),
+        }
+
+    def put(self, row: Arrays, slot: int, entry: Arrays, code: int) -> None:
+        row["bank_keys"][slot] = entry["memory_keys"][0]
+        row["bank_values"][slot] = entry["memory_values"][0]
+        row["time_codes"][slot] = code
+        row["slot_bias"][slot] = LOG_4 if self.spec.pooling is Pooling.SCORE_BIAS else 0.0
+
+    def put_pointer(self, row: Arrays, slot: int, pointer: Tensor) -> None:
+        row["bank_pointers"][slot] = pointer[0].numpy()
+        row["pointer_bias"][slot] = 0.0

@@ -1,0 +1,27 @@
+"""What a runtime has to offer to a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from etam_edge.runtimes.buffers import Buffer, Device
+
+
+class Engine(Protocol):
+    """The four graphs of a bundle, ready to run.
+
+    Attributes:
+        name: of the runtime, for example "onnxruntime".
+        device: where the graphs read and write.
+    """
+
+    name: str
+    device: Device
+
+    def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        """Run one graph on all its inputs and write all its outputs.
+
+        Raises:
+            EtamError: the graph failed; outputs may hold anything.
+        """

@@ -1,0 +1,155 @@
+"""Prompts checked and brought to the form that the `prompt` graph reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from etam_edge.errors import InputError
+from etam_edge.runtimes.resample import resize_bilinear
+from etam_edge.runtimes.types import Prompt
+from etam_edge.spec import EMPTY_POINT, GraphSizes, ModelSpec
+
+PADDING_LABEL = -1
+BOX_LABELS = (2, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPrompt:
+    """One object's prompt at the model's size.
+
+    Attributes:
+        points: float32 (max_points, 2) in model pixels.
+        labels: int32 (max_points,), EMPTY_POINT where there is no point.
+        count: how many points there are.
+        mask: uint8 (S, S), or None when the prompt is no mask.
+        mask_logits: float32 (S/4, S/4), the mask as logits of +-10, or None.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    count: int
+    mask: np.ndarray | None
+    mask_logits: np.ndarray | None
+
+
+def prepare(
+    prompt: Prompt, object_id: object, frame_shape: tuple[int, int], spec: ModelSpec, sizes: GraphSizes
+) -> PreparedPrompt:
+    """Check one prompt against the frame (H, W) it is given with, and scale it.
+
+    Raises:
+        InputError: the prompt is not usable; the sentence names the object and what is wrong.
+    """
+    where = f"prompt of object {object_id}"
+    if not isinstance(prompt, Prompt):
+        raise InputError(f"{where} is a {type(prompt).__name__}; give an etam_edge.Prompt")
+    if prompt.mask is not None:
+        if prompt.points is not None or prompt.labels is not None or prompt.box is not None:
+            raise InputError(f"{where} has a mask and points or a box; give the mask alone")
+        return _prepare_mask(prompt.mask, where, frame_shape, spec, sizes)
+    points, labels = _points(prompt, where, frame_shape)
+    if prompt.box is not None:
+        points = np.concatenate((_box(prompt.box, where, frame_shape), points))
+        labels = np.concatenate((np.array(BOX_LABELS, dtype=np.int32), labels))
+    if not len(points):
+        raise InputError(f"{where} is empty; give points with labels, a box or a mask")
+    if len(points) > sizes.max_points:
+        raise InputError(
+            f"{where} has {len(points)} points (a box counts two) and this bundle takes {sizes.max_points}; "
+            "give fewer, or export it with a larger --max-points"
+        )
+    height, width = frame_shape
+    scaled = points / np.array([width, height], dtype=np.float32) * np.float32(spec.image_size)
+    return _slots(scaled, labels, sizes, None, None)
+
+
+def check_object_id(object_id: Any) -> int:
+    """
+    Raises:
+        InputError: the id is not a whole number.
+    """
+    if isinstance(object_id, bool | np.bool_) or not isinstance(object_id, int | np.integer):
+        raise InputError(f"object id {object_id!r} is not a whole number; use numbers such as 1, 2, 3")
+    return int(object_id)
+
+
+def _slots(
+    points: np.ndarray, labels: np.ndarray, sizes: GraphSizes, mask: np.ndarray | None, logits: np.ndarray | None
+) -> PreparedPrompt:
+    all_points = np.zeros((sizes.max_points, 2), dtype=np.float32)
+    all_labels = np.full(sizes.max_points, EMPTY_POINT, dtype=np.int32)
+    all_points[: len(points)], all_labels[: len(labels)] = points, labels
+    return PreparedPrompt(all_points, all_labels, len(points), mask, logits)
+
+
+def _numbers(values: object, shape_text: str, where: str, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} of the {where} are not numbers of shape {shape_text}") from None
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} of the {where} hold NaN or infinity; give pixel coordinates")
+    return array
+
+
+def _points(prompt: Prompt, where: str, frame_shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    if (prompt.points is None) != (prompt.labels is None):
+        given, missing = ("labels", "points") if prompt.points is None else ("points", "labels")
+        raise InputError(f"{where} has {given} without {missing}; give one label (1 on the object, 0 off it) a point")
+    if prompt.points is None:
+        return np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int32)
+    points = _numbers(prompt.points, "(P, 2)", where, "points")
+    labels = np.asarray(prompt.labels)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise InputError(f"points of the {where} have shape {points.shape}; give (P, 2) as [(x, y), ...]")
+    if labels.shape != points.shape[:1]:
+        raise InputError(f"the {where} has {len(points)} points and labels of shape {labels.shape}; give one label a point")
+    if not np.isin(labels, (0, 1)).all():
+        raise InputError(f"labels of the {where} are {labels.tolist()}; give 1 for on the object, 0 for off it")
+    height, width = frame_shape
+    outside = (points < 0).any(axis=1) | (points >= (width, height)).any(axis=1)
+    if outside.any():
+        x, y = points[outside][0]
+        raise InputError(f"point ({x:g}, {y:g}) of the {where} lies outside the frame, which is {width} x {height} pixels")
+    return points, labels.astype(np.int32)
+
+
+def _box(box: object, where: str, frame_shape: tuple[int, int]) -> np.ndarray:
+    corners = _numbers(box, "(4,)", where, "box corners")
+    if corners.shape != (4,):
+        raise InputError(f"box of the {where} has shape {corners.shape}; give (x0, y0, x1, y1)")
+    x0, y0, x1, y1 = corners
+    text = f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) of the {where}"
+    if x0 >= x1 or y0 >= y1:
+        fault = "has its corners swapped" if x0 > x1 or y0 > y1 else "is empty"
+        raise InputError(f"{text} {fault}; give the upper left corner first: x0 < x1 and y0 < y1")
+    height, width = frame_shape
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        raise InputError(f"{text} reaches outside the frame, which is {width} x {height} pixels")
+    return corners.reshape(2, 2)
+
+
+def _prepare_mask(
+    mask: object, where: str, frame_shape: tuple[int, int], spec: ModelSpec, sizes: GraphSizes
+) -> PreparedPrompt:
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise InputError(f"mask of the {where} is {kind}; give a bool array, for example mask > 0")
+    if mask.shape != frame_shape:
+        raise InputError(f"mask of the {where} has shape {mask.shape} and the frame is {frame_shape}; give them alike")
+    if not mask.any():
+        raise InputError(f"mask of the {where} is empty; mark at least one pixel of the object")
+    size = spec.image_size
+    # As the reference: antialiased to the model's size, then cut at one half.
+    full = resize_bilinear(mask.astype(np.float32), size, size, antialias=True) >= 0.5
+    if not full.any():
+        raise InputError(
+            f"mask of the {where} marks {int(mask.sum())} pixels, too few to be seen at {size} x {size}; mark more, or click"
+        )
+    logits = resize_bilinear(full * np.float32(20) - np.float32(10), spec.mask_size, spec.mask_size, antialias=True)
+    # A mask prompt has no click: one point that is none stands in its place.
+    no_point = np.zeros((1, 2), dtype=np.float32), np.array([PADDING_LABEL], dtype=np.int32)
+    return _slots(*no_point, sizes, full.astype(np.uint8), logits)

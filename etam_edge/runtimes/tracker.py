@@ -1,0 +1,83 @@
+"""Tracker: a bundle with a runtime, from which sessions start."""
+
+from __future__ import annotations
+
+import os
+
+from etam_edge.bundle import Bundle
+from etam_edge.errors import InputError
+from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.onnxruntime_engine import OnnxRuntimeEngine
+from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
+from etam_edge.spec import ModelSpec
+
+RUNTIMES = ("auto", "onnxruntime")
+
+
+class Tracker:
+    """A loaded bundle. It holds no memory of any stream: sessions do, and one tracker serves many, one at a time."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self._engine = engine
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        runtime: str = "auto",
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+    ) -> Tracker:
+        """Load a bundle that `etam-edge export` wrote.
+
+        Args:
+            path: of the bundle's directory.
+            runtime: "onnxruntime", or "auto" for the best one at hand.
+            provider: ONNX Runtime's: "cpu", "cuda", or "auto" for CUDA where it is installed.
+            threads: CPU threads for one graph; None lets the runtime choose.
+
+        Raises:
+            BundleError: the bundle is missing, damaged or of another schema.
+            RuntimeUnavailableError: the runtime or provider asked for is not installed.
+            InputError: an option is not known.
+        """
+        if runtime not in RUNTIMES:
+            raise InputError(f"runtime '{runtime}' is not known; use {' or '.join(RUNTIMES)}")
+        bundle = Bundle.load(path)
+        return cls(bundle, OnnxRuntimeEngine(bundle, provider=provider, threads=threads))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Every size of the bundle's model."""
+        return self.bundle.manifest.model
+
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime that was chosen."""
+        return self._engine.name
+
+    def start_session(
+        self, corrections_condition: bool = False, *, max_objects: int = DEFAULT_MAX_OBJECTS, fill_hole_area: int = 0
+    ) -> Session:
+        """Start a stream of frames.
+
+        Args:
+            corrections_condition: whether a frame corrected with `refine` becomes a conditioning frame, as SAM 2.1 does.
+            max_objects: objects that the session can hold at a time; its memory is allocated now.
+            fill_hole_area: holes of prompted masks up to this many pixels (at S/4 resolution) are filled before they are
+                remembered; needs OpenCV. The reference fills 8 where its CUDA extension was built, and none elsewhere.
+
+        Raises:
+            InputError: an option is out of range.
+        """
+        return Session(self._engine, self.bundle, corrections_condition, max_objects, fill_hole_area)
+
+    def resume_session(self, path: str | os.PathLike[str]) -> Session:
+        """The session that `Session.save` wrote, to be continued bit for bit.
+
+        Raises:
+            InputError: the file is missing, damaged, or was saved with another bundle.
+        """
+        return Session.resume(self._engine, self.bundle, path)
