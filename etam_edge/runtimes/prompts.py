@@ -127,9 +127,10 @@ def _box(box: object, where: str, frame_shape: tuple[int, int]) -> np.ndarray:
         fault = "has its corners swapped" if x0 > x1 or y0 > y1 else "is empty"
         raise InputError(f"{text} {fault}; give the upper left corner first: x0 < x1 and y0 < y1")
     height, width = frame_shape
-    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-        raise InputError(f"{text} reaches outside the frame, which is {width} x {height} pixels")
-    return corners.reshape(2, 2)
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        raise InputError(f"{text} lies outside the frame, which is {width} x {height} pixels")
+    # Detectors' boxes often stick out by a little; what is beyond the frame is cut off.
+    return corners.reshape(2, 2).clip(0, (width, height))
 
 
 def _prepare_mask(

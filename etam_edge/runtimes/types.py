@@ -17,7 +17,7 @@ class Prompt:
     Attributes:
         points: (P, 2) as (x, y), 0 <= x < W, 0 <= y < H.
         labels: (P,), 1 on the object, 0 off it.
-        box: (x0, y0, x1, y1) with 0 <= x0 < x1 <= W and 0 <= y0 < y1 <= H.
+        box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1; what reaches beyond the frame is cut off.
         mask: bool (H, W), true on the object.
     """
 

@@ -1,0 +1,1 @@
+"""Recorded rollouts, quantization and the accuracy-drop check: the room is kept for them, and holds nothing yet."""

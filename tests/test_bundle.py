@@ -1,0 +1,182 @@
+"""Bundles: whole or refused, and never half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SmallBundleMaker
+
+from etam_edge.bundle import GRAPH_NAMES, MANIFEST, Bundle, Manifest, check_target, writing
+from etam_edge.errors import BundleError, InputError
+from etam_edge.spec import Pooling
+
+
+@pytest.fixture
+def path(small_bundle: SmallBundleMaker, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(small_bundle(Pooling.KEY_BIAS), tmp_path / "bundle"))
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    fields = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**fields, **changes}))
+
+
+def refused(path: Path, sentence: str) -> None:
+    with pytest.raises(BundleError, match=sentence):
+        Bundle.load(path)
+
+
+def test_manifest_survives_a_round_trip(path: Path) -> None:
+    manifest = Bundle.load(path).manifest
+    assert Manifest.from_json(manifest.to_json(), path) == manifest
+    assert set(manifest.graphs) == set(GRAPH_NAMES)
+    assert manifest.verification
+    assert all(value < 1e-3 for value in manifest.verification.values())
+    assert set(manifest.versions) >= {"etam-edge", "torch", "onnx", "onnxruntime"}
+
+
+def test_bundle_can_be_copied(path: Path, small_bundle: SmallBundleMaker) -> None:
+    assert Bundle.load(path).identity == Bundle.load(small_bundle(Pooling.KEY_BIAS)).identity
+    assert Bundle.load(path).identity != Bundle.load(small_bundle(Pooling.NONE)).identity
+
+
+@pytest.mark.parametrize("name", GRAPH_NAMES)
+def test_one_changed_byte_is_refused(path: Path, name: str) -> None:
+    file = path / "graphs" / f"{name}.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    refused(path, rf"{name}\.onnx is not the file that was exported")
+
+
+def test_missing_graph_is_refused(path: Path) -> None:
+    (path / "graphs" / "track.onnx").unlink()
+    refused(path, r"track\.onnx is missing")
+
+
+def test_cut_manifest_is_refused(path: Path) -> None:
+    text = (path / MANIFEST).read_text()
+    (path / MANIFEST).write_text(text[: len(text) // 2])
+    refused(path, "is damaged: it is not JSON")
+    (path / MANIFEST).write_bytes(b"\xff\xfe\x00")
+    refused(path, "cannot be read")
+
+
+def test_no_bundle_is_refused(path: Path, tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "there is no bundle at")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "holds no bundle.json")
+    refused(path / "graphs" / "track.onnx", "is no bundle")
+    (path / MANIFEST).write_text("[1, 2]")
+    refused(path, "no bundle manifest")
+
+
+def test_future_schema_is_refused(path: Path) -> None:
+    rewrite(path, schema=99)
+    refused(path, "schema version 99, and this etam-edge reads version 1")
+
+
+def test_foreign_fields_are_refused(path: Path) -> None:
+    rewrite(path, model={"name": "x", "image_size": 64, "vit_width": 8, "vit_heads": 2, "colour": "red"})
+    refused(path, "unknown fields colour")
+    rewrite(path, model={"name": "x"})
+    refused(path, "damaged or foreign")
+    rewrite(path, graphs={"track": 3})
+    refused(path, "damaged or foreign")
+
+
+def test_graph_outside_the_bundle_is_refused(path: Path) -> None:
+    graphs = json.loads((path / MANIFEST).read_text())["graphs"]
+    graphs["track"]["file"] = "../../etc/hostname"
+    rewrite(path, graphs=graphs)
+    refused(path, "lies outside the bundle")
+
+
+def test_graph_of_another_signature_is_refused(path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from etam_edge import Tracker
+
+    graphs = json.loads((path / MANIFEST).read_text())["graphs"]
+    graphs["encode"]["signature"]["inputs"][0]["shape"][1] = 256
+    rewrite(path, graphs=graphs)
+    with pytest.raises(BundleError, match="its manifest says"):
+        Tracker.load(path, provider="cpu")
+
+
+def test_file_that_is_no_graph_is_refused(path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from etam_edge import Tracker
+    from etam_edge.bundle import sha256_of
+
+    (path / "graphs" / "encode.onnx").write_bytes(b"not a graph")
+    graphs = json.loads((path / MANIFEST).read_text())["graphs"]
+    graphs["encode"]["sha256"] = sha256_of(path / "graphs" / "encode.onnx")
+    rewrite(path, graphs=graphs)
+    with pytest.raises(BundleError, match=r"cannot load .*encode\.onnx"):
+        Tracker.load(path, provider="cpu")
+
+
+# --- writing ---
+
+
+def fill(draft: Path) -> None:
+    (draft / MANIFEST).write_text("{}")
+
+
+def test_writing_takes_its_place_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "bundle"
+    with writing(target) as draft:
+        fill(draft)
+        assert not target.exists()
+    assert (target / MANIFEST).exists()
+    assert [entry.name for entry in target.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_interrupted_writing_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), writing(tmp_path / "bundle") as draft:
+        fill(draft)
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No space left on device"), writing(tmp_path / "bundle"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_bundle_is_kept_unless_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with writing(target) as draft:
+        (draft / MANIFEST).write_text("old")
+    with pytest.raises(InputError, match="add --overwrite"):
+        check_target(target, overwrite=False)
+    with pytest.raises(RuntimeError), writing(target, overwrite=True) as draft:
+        raise RuntimeError("a failed replacement")
+    assert (target / MANIFEST).read_text() == "old"
+    with writing(target, overwrite=True) as draft:
+        (draft / MANIFEST).write_text("new")
+    assert (target / MANIFEST).read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_other_peoples_files_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("x")
+    with pytest.raises(InputError, match="other files in it"):
+        check_target(tmp_path / "photos", overwrite=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        check_target(tmp_path / "file", overwrite=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_target(tmp_path / "file" / "bundle", overwrite=True)
+    check_target(tmp_path / "new", overwrite=False)
+    (tmp_path / "empty").mkdir()
+    check_target(tmp_path / "empty", overwrite=False)
