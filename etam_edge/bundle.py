@@ -95,7 +95,9 @@ class Manifest:
         try:
             fields = json.loads(text)
         except ValueError as error:
-            raise BundleError(f"{where} is damaged: it is not JSON ({error}); copy or export the bundle again") from None
+            raise BundleError(
+                f"{where} is damaged: it is not JSON ({error}); copy or export the bundle again"
+            ) from None
         schema = fields.pop("schema", None) if isinstance(fields, dict) else None
         if schema is None:
             raise BundleError(f"{where} is no bundle manifest: it has no 'schema'; name a directory that export wrote")
@@ -174,7 +176,9 @@ class Bundle:
         for name, entry in self.manifest.graphs.items():
             file = (self.path / entry.file).resolve()
             if self.path.resolve() not in file.parents:
-                raise BundleError(f"graph '{name}' of {self.path} lies outside the bundle ({entry.file}); export it again")
+                raise BundleError(
+                    f"graph '{name}' of {self.path} lies outside the bundle ({entry.file}); export it again"
+                )
             if not file.is_file():
                 raise BundleError(f"{self.path / entry.file} is missing; copy or export the bundle again")
             if sha256_of(file) != entry.sha256:
@@ -209,7 +213,9 @@ def check_target(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         if (path / MANIFEST).is_file():
             if not overwrite:
-                raise InputError(f"{path} already holds a bundle; add --overwrite to replace it, or name another --output")
+                raise InputError(
+                    f"{path} already holds a bundle; add --overwrite to replace it, or name another --output"
+                )
         elif any(path.iterdir()):
             raise InputError(f"{path} is a folder with other files in it; name another --output")
     elif path.exists():
@@ -237,7 +243,9 @@ def writing(path: Path, overwrite: bool = False) -> Iterator[Path]:
         draft.chmod(0o755)
         _take_place(draft, path)
     except OSError as error:
-        raise InputError(f"{path} could not be written ({error.strerror or error}); free space or name another --output") from error
+        raise InputError(
+            f"{path} could not be written ({error.strerror or error}); free space or name another --output"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

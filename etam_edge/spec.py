@@ -134,12 +134,12 @@ class ModelSpec:
 
 
 def _official() -> dict[str, ModelSpec]:
-    sizes = {"s": dict(vit_width=384, vit_heads=6), "ti": dict(vit_width=192, vit_heads=3)}
+    sizes = {"s": {"vit_width": 384, "vit_heads": 6}, "ti": {"vit_width": 192, "vit_heads": 3}}
     forms = {
-        "": dict(image_size=1024),
-        "_512x512": dict(image_size=512),
-        "_1": dict(image_size=1024, pooling=Pooling.SCORE_BIAS),
-        "_2": dict(image_size=1024, pooling=Pooling.KEY_BIAS),
+        "": {"image_size": 1024},
+        "_512x512": {"image_size": 512},
+        "_1": {"image_size": 1024, "pooling": Pooling.SCORE_BIAS},
+        "_2": {"image_size": 1024, "pooling": Pooling.KEY_BIAS},
     }
     specs = [
         ModelSpec(name=f"efficienttam_{size}{suffix}", **widths, **form)  # type: ignore[arg-type]
@@ -170,8 +170,8 @@ class GraphSizes:
     """The fixed sizes of the graphs beyond the model's own.
 
     Attributes:
-        conditioning_frames: conditioning frames that one object's memory holds, the nearest in time. Upstream keeps all;
-            up to this many the graphs are equal to it.
+        conditioning_frames: conditioning frames that one object's memory holds, the nearest in time. Upstream keeps
+            all; up to this many the graphs are equal to it.
         max_points: points of one prompt; a box takes two.
     """
 

@@ -24,7 +24,8 @@ SCENARIOS: dict[str, list[dict[str, Any]]] = json.loads((PARITY / "scenarios.jso
 @lru_cache(maxsize=1)
 def seeded_weights() -> ModuleType:
     spec = importlib.util.spec_from_file_location("seeded_weights", PARITY / "seeded_weights.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -140,9 +140,13 @@ def test_writing_takes_its_place_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_interrupted_writing_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), writing(tmp_path / "bundle") as draft:
-        fill(draft)
-        raise error
+    def interrupted() -> None:
+        with writing(tmp_path / "bundle") as draft:
+            fill(draft)
+            raise error
+
+    with pytest.raises(type(error)):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,6 +32,13 @@ def test_graph_is_static(name: str, pooling: Pooling, small_bundle: SmallBundleM
         assert sizes[0] in (1, OBJECTS)
 
 
+@pytest.mark.parametrize("name", GRAPH_NAMES)
+def test_no_constant_is_held_twice(name: str, small_bundle: SmallBundleMaker) -> None:
+    model = onnx.load(Bundle.load(small_bundle(Pooling.SCORE_BIAS)).graph_path(name))
+    contents = [(tensor.data_type, tuple(tensor.dims), tensor.raw_data) for tensor in model.graph.initializer]
+    assert len(set(contents)) == len(contents)
+
+
 def test_layer_norm_stays_one_node(small_bundle: SmallBundleMaker) -> None:
     model = onnx.load(Bundle.load(small_bundle(Pooling.KEY_BIAS)).graph_path("track"))
     operators = [node.op_type for node in model.graph.node]
@@ -57,7 +64,9 @@ def test_what_is_not_static_is_named() -> None:
     shape = helper.make_node("Shape", ["x"], ["s"])
     reshape = helper.make_node("Reshape", ["x", "s"], ["y"])
     assert any("Shape" in text for text in static_problems(graph_of(shape, reshape, shape=[OBJECTS, 4])))
-    sizes = helper.make_node("Constant", [], ["sizes"], value=helper.make_tensor("v", TensorProto.INT64, [4], [1, 1, 2, 2]))
+    sizes = helper.make_node(
+        "Constant", [], ["sizes"], value=helper.make_tensor("v", TensorProto.INT64, [4], [1, 1, 2, 2])
+    )
     resize = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear", antialias=1)
     assert any("antialiased" in text for text in static_problems(graph_of(sizes, resize, shape=[1, 1, 4, 4])))
 

@@ -82,7 +82,10 @@ def test_lone_memory_counts_unpooled_and_without_bias() -> None:
     stream = Stream(small_spec(Pooling.SCORE_BIAS), GraphSizes())
     stream.step(conditioning=True)
     plan = stream.memory.plan(1)
-    assert sorted(plan.slot_bias.tolist()) == [EMPTY_BIAS] * (len(plan.slot_bias) - UNPOOLED_SLOTS) + [0.0] * UNPOOLED_SLOTS
+    assert (
+        sorted(plan.slot_bias.tolist())
+        == [EMPTY_BIAS] * (len(plan.slot_bias) - UNPOOLED_SLOTS) + [0.0] * UNPOOLED_SLOTS
+    )
     stream.step(conditioning=False)
     plan = stream.memory.plan(2)
     assert np.isclose(plan.slot_bias, np.log(4)).sum() == 2

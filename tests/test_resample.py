@@ -8,7 +8,13 @@ from PIL import Image
 
 from etam_edge.runtimes.resample import resize_bilinear, resize_frame
 
-SHAPES = [((40, 60), (128, 128)), ((200, 90), (64, 64)), ((32, 32), (75, 41)), ((64, 64), (20, 30)), ((480, 854), (128, 128))]
+SHAPES = [
+    ((40, 60), (128, 128)),
+    ((200, 90), (64, 64)),
+    ((32, 32), (75, 41)),
+    ((64, 64), (20, 30)),
+    ((480, 854), (128, 128)),
+]
 
 
 @pytest.mark.parametrize("antialias", [False, True])

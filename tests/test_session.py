@@ -178,10 +178,10 @@ class FailingEngine:
             self.device.upload(np.full(logits.shape, np.nan, dtype=np.float32), logits)
 
 
-@pytest.mark.parametrize(("graph", "nan"), [("encode", False), ("track", False), ("track", True), ("prompt", True), ("remember", False)])
-def test_failed_frame_leaves_the_session_as_it_was(
-    graph: str, nan: bool, tracker: Tracker
-) -> None:
+@pytest.mark.parametrize(
+    ("graph", "nan"), [("encode", False), ("track", False), ("track", True), ("prompt", True), ("remember", False)]
+)
+def test_failed_frame_leaves_the_session_as_it_was(graph: str, nan: bool, tracker: Tracker) -> None:
     engine = FailingEngine(tracker._engine, graph, nan)
     failing, untouched = Session(engine, tracker.bundle), tracker.start_session()
     again = {1: BOX, 5: CLICK}
@@ -211,7 +211,10 @@ BAD_FRAMES = {
     "grey": (np.zeros((128, 128), dtype=np.uint8), r"\(H, W, 3\)"),
     "RGBA": (np.zeros((128, 128, 4), dtype=np.uint8), r"\(H, W, 3\)"),
     "no rows": (np.zeros((0, 128, 3), dtype=np.uint8), r"\(H, W, 3\)"),
-    "another size": (np.zeros((120, 128, 3), dtype=np.uint8), "128 x 120 pixels and this session's frames are 128 x 128"),
+    "another size": (
+        np.zeros((120, 128, 3), dtype=np.uint8),
+        "128 x 120 pixels and this session's frames are 128 x 128",
+    ),
 }
 
 
@@ -311,6 +314,24 @@ def test_bad_options_are_refused(tracker: Tracker) -> None:
         Tracker.load(path, provider="tpu")
     with pytest.raises(InputError, match="threads"):
         Tracker.load(path, threads=0)
+
+
+def test_auto_takes_the_cpu_where_cuda_does_not_start(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with onnxruntime-gpu and no GPU: the provider is listed, and a session comes back without it."""
+    ort = onnxruntime_engine.import_onnxruntime()
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+
+    def session(path: str, options: Any, providers: list[str]) -> Any:
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    listed = [*ort.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    assert Tracker.load(tracker.bundle.path).runtime == "onnxruntime (cpu)"
+    with pytest.raises(RuntimeUnavailableError, match="does not start"):
+        Tracker.load(tracker.bundle.path, provider="cuda")
 
 
 def test_missing_provider_is_named(tracker: Tracker) -> None:

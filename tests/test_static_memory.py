@@ -114,7 +114,9 @@ def put_pointer(into: dict[str, Tensor], slot: int) -> Tensor:
     return into["pointers"][:, slot]
 
 
-def plain_condition(model: EfficientTAM, features: Tensor, entries: list[tuple[Tensor, int]], pointers: list[Tensor]) -> Tensor:
+def plain_condition(
+    model: EfficientTAM, features: Tensor, entries: list[tuple[Tensor, int]], pointers: list[Tensor]
+) -> Tensor:
     position, codes = model.memory_position, model.maskmem_tpos_enc
     return model.condition(
         features,

@@ -103,8 +103,12 @@ def _report(bundle: Bundle) -> None:
     manifest = bundle.manifest
     size = sum(bundle.graph_path(name).stat().st_size for name in manifest.graphs)
     worst = max(manifest.verification.values())
-    out.print(f"{bundle.path}: {manifest.model.name}, {manifest.precision}, {len(manifest.graphs)} graphs, {megabytes(size)}")
-    out.print(f"  differs from the PyTorch model by at most {worst:.1e} (of root mean square, or of one where that is less)")
+    out.print(
+        f"{bundle.path}: {manifest.model.name}, {manifest.precision}, {len(manifest.graphs)} graphs, {megabytes(size)}"
+    )
+    out.print(
+        f"  differs from the PyTorch model by at most {worst:.1e} (of root mean square, or of one where that is less)"
+    )
     if manifest.approximation:
         out.print(f"  approximation: {manifest.approximation}")
     next_command(f"etam-edge track {bundle.path} VIDEO --point X,Y")

@@ -30,8 +30,8 @@ def inspect(
         "precision": manifest.precision,
         "checkpoint": f"{manifest.checkpoint.get('name')} (sha256 {manifest.checkpoint.get('sha256') or 'not known'})",
         "approximation": manifest.approximation or "none",
-        "memory": f"{sizes.conditioning_frames} conditioning + {spec.recent_frames} recent frames in {sizes.slots(spec)} "
-        f"slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
+        "memory": f"{sizes.conditioning_frames} conditioning + {spec.recent_frames} recent frames in "
+        f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
         "points a prompt": str(sizes.max_points),
         "made": f"{manifest.created} with " + ", ".join(f"{name} {text}" for name, text in manifest.versions.items()),
     }

@@ -92,10 +92,13 @@ class EncodeGraph(nn.Module):
         super().__init__()
         trunk = model.image_encoder.trunk
         patch = trunk.patch_embed.proj
-        self.patch = nn.Conv2d(3, patch.out_channels, kernel_size=patch.kernel_size, stride=patch.stride)
+        size = model.spec.patch_size
+        self.patch = nn.Conv2d(3, patch.out_channels, kernel_size=size, stride=size)
         weight, mean, std = patch.weight.data.double(), model.pixel_mean.double(), model.pixel_std.double()
         # (x / 255 - mean) / std, then a convolution without padding, is one convolution of x.
         self.patch.weight.data = (weight / (255 * std)).float()
+        assert patch.bias is not None
+        assert self.patch.bias is not None
         self.patch.bias.data = (patch.bias.data.double() - (weight * mean / std).sum((1, 2, 3))).float()
         self.register_buffer("position", trunk.position().detach())
         self.blocks = trunk.blocks
@@ -120,14 +123,20 @@ class _Decoder(nn.Module):
 
     def outputs(self, said: Segmentation) -> tuple[Tensor, ...]:
         side = self.model.spec.mask_size
-        return said.mask_logits.reshape(-1, side, side), said.iou[:, 0], said.score[:, 0], said.pointer, said.choice.to(torch.int32)
+        return (
+            said.mask_logits.reshape(-1, side, side),
+            said.iou[:, 0],
+            said.score[:, 0],
+            said.pointer,
+            said.choice.to(torch.int32),
+        )
 
 
 class PromptGraph(_Decoder):
     """Clicks, a box or a mask on one frame to a mask.
 
-    `without_memory` is 1 where the features are raw and the no-memory embedding has to be added; `mask_source` says which
-    of `previous_logits` and `mask` counts; slots of `labels` that hold no point are -2.
+    `without_memory` is 1 where the features are raw and the no-memory embedding has to be added; `mask_source` says
+    which of `previous_logits` and `mask` counts; slots of `labels` that hold no point are -2.
     """
 
     def forward(
@@ -163,7 +172,7 @@ class PromptGraph(_Decoder):
             mask_logits=torch.where(many[:, None, None, None], best.mask_logits, single.mask_logits),
             iou=torch.where(many[:, None], best.iou, single.iou),
             token=torch.where(many[:, None], best.token, single.token),
-            index=torch.where(many, best.index, single.index),
+            candidate=torch.where(many, best.candidate, single.candidate),
         )
         return self.outputs(model.settle(choice, candidates.score))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import onnxslim
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from etam_edge.bundle import OBJECTS, GraphSignature, TensorSpec
@@ -48,10 +49,13 @@ def export_graph(module: nn.Module, signature: GraphSignature, path: Path) -> on
             dynamo=False,
         )
     model = onnxslim.slim(onnx.load(path))
+    share_equal_constants(model)
     _declare(model, signature)
     problems = static_problems(model)
     if problems:
-        raise ExportError(f"graph '{path.stem}' is not static: {'; '.join(problems[:5])}; this is a defect of the exporter")
+        raise ExportError(
+            f"graph '{path.stem}' is not static: {'; '.join(problems[:5])}; this is a defect of the exporter"
+        )
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     return model
@@ -60,6 +64,21 @@ def export_graph(module: nn.Module, signature: GraphSignature, path: Path) -> on
 def example(tensor: TensorSpec, objects: int) -> Tensor:
     """Zeros of a tensor's type and shape, for tracing."""
     return torch.zeros(tensor.sized(objects), dtype=getattr(torch, tensor.dtype))
+
+
+def share_equal_constants(model: onnx.ModelProto) -> None:
+    """Keep one of every set of equal initializers: tracing copies the rotation tables once a layer."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed = {}
+    for tensor in list(model.graph.initializer):
+        content = hashlib.sha256(numpy_helper.to_array(tensor).tobytes()).digest()
+        kept = first.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
+        if kept != tensor.name:
+            renamed[tensor.name] = kept
+            model.graph.initializer.remove(tensor)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
 
 
 def _declare(model: onnx.ModelProto, signature: GraphSignature) -> None:
@@ -101,7 +120,9 @@ def static_problems(model: onnx.ModelProto) -> list[str]:
     for name, dimensions in one.items():
         if dimensions[1:] != three[name][1:]:
             problems.append(f"'{name}' changes its shape beyond the object axis: {dimensions}, {three[name]}")
-    types = {value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    types = {
+        value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
     types |= {tensor.data_type for tensor in model.graph.initializer}
     if types & COMPLEX_TYPES:
         problems.append("a complex type")

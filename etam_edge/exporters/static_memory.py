@@ -16,6 +16,8 @@ two contiguous halves.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,7 +89,7 @@ class EntryWriter(nn.Module):
         return torch.stack(keys, dim=1), self._pool(tokens)
 
     def unpooled(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The same memory as the only one: keys (B, 4, L, T, C) with the conditioning time code, values (B, 4, T, M)."""
+        """The same memory standing alone: keys (B, 4, L, T, C) with the conditioning time code, values (B, 4, T, M)."""
         spec = self.spec
         tokens = to_tokens(memory)
         parts = [
@@ -211,7 +213,7 @@ class StaticMemoryAttention(nn.Module):
         self.spec: ModelSpec = model.spec
         self.slots = sizes.slots(model.spec)
         self.pointer_slots = sizes.pointer_slots(model.spec)
-        self.layers = nn.ModuleList(StaticLayer(model, layer, sizes) for layer in model.memory_attention.layers)
+        self.layers = nn.ModuleList(StaticLayer(model, layer, sizes) for layer in attention_layers(model))
         self.norm = model.memory_attention.norm
         self.register_buffer("features_position", 0.1 * model.features_position)
 
@@ -250,5 +252,9 @@ class StaticMemoryAttention(nn.Module):
         return (bias[..., None] + bias.new_zeros(tokens)).reshape(-1, 1, int(bias.shape[1]) * tokens)
 
 
+def attention_layers(model: EfficientTAM) -> list[MemoryAttentionLayer]:
+    return [cast(MemoryAttentionLayer, layer) for layer in model.memory_attention.layers]
+
+
 def cross_attentions(model: EfficientTAM) -> list[MemoryCrossAttention]:
-    return [layer.cross_attn_image for layer in model.memory_attention.layers]
+    return [layer.cross_attn_image for layer in attention_layers(model)]

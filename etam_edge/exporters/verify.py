@@ -1,8 +1,8 @@
 """Every export is held against the PyTorch model before its bundle is written.
 
-Each graph gets the inputs that the PyTorch model had at the same point of a short stream (a click, a box with an earlier
-mask, a mask prompt; a lone memory, two memories; two objects of different history in one batch), so that differences do
-not add up. Whole streams are compared by the tests, against the reference's own answers.
+Each graph gets the inputs that the PyTorch model had at the same point of a short stream (a click, a box with an
+earlier mask, a mask prompt; a lone memory, two memories; two objects of different history in one batch), so that
+differences do not add up. Whole streams are compared by the tests, against the reference's own answers.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[
     features = []
     for frame in frames:
         features.append(model.encode(frame))
-        differences.add("image_features", graphs.run("encode", {"frame": frame.numpy()})["image_features"], features[-1])
+        differences.add(
+            "image_features", graphs.run("encode", {"frame": frame.numpy()})["image_features"], features[-1]
+        )
 
     prompted = _verify_prompts(graphs, model, sizes, features[0], differences)
     memories, remembered = [], []
@@ -109,8 +111,8 @@ def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[
         remembered.append(graphs.run("remember", inputs))
         differences.add("memory_values", remembered[-1]["memory_values"], _values(model, memories[-1]))
 
-    # Object 0 was clicked on frame 0 and has one memory; object 1 has that of its mask as conditioning frame and that of
-    # its box as if it were the frame before.
+    # Object 0 was clicked on frame 0 and has one memory; object 1 has that of its mask as conditioning frame and that
+    # of its box as if it were the frame before.
     bank = _EmptyBank(model, sizes)
     lone = bank.row()
     if spec.pooled:
@@ -150,7 +152,9 @@ def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[
     beyond = {name: value for name, value in differences.largest.items() if not value <= TOLERANCE[name]}
     if beyond:
         text = ", ".join(f"{name} differs by {value:.2g} (allowed {TOLERANCE[name]})" for name, value in beyond.items())
-        raise ExportError(f"the exported graphs do not answer what the PyTorch model answers: {text}; nothing was written")
+        raise ExportError(
+            f"the exported graphs do not answer what the PyTorch model answers: {text}; nothing was written"
+        )
     return differences.largest
 
 

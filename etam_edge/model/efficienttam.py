@@ -124,7 +124,7 @@ class EfficientTAM(nn.Module):
             iou=choice.iou,
             score=score,
             pointer=torch.where(visible, self.obj_ptr_proj(choice.token), self.no_obj_ptr),
-            choice=choice.index,
+            choice=choice.candidate,
         )
 
     def remember(self, features: Tensor, mask_logits: Tensor, binarise: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The image encoder: a plain ViT with windowed and global blocks, and a neck to one feature level of `width` channels."""
+"""The image encoder: a plain ViT with windowed and global blocks, and a neck to one feature level."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class ViT(nn.Module):
         self.spec = spec
         self.patch_embed = PatchEmbed(spec.patch_size, spec.vit_width)
         # One extra entry: the class token of the pretrained table, which is never used.
-        self.pos_embed = nn.Parameter(0.02 * nn.init.trunc_normal_(Tensor(1, spec.position_grid**2 + 1, spec.vit_width)))
+        self.pos_embed = nn.Parameter(
+            0.02 * nn.init.trunc_normal_(Tensor(1, spec.position_grid**2 + 1, spec.vit_width))
+        )
         self.blocks = nn.ModuleList(
             Block(
                 spec.vit_width,

@@ -39,7 +39,7 @@ class Choice(NamedTuple):
     """(B, 1)"""
     token: Tensor
     """(B, width): the token that becomes the object pointer"""
-    index: Tensor
+    candidate: Tensor
     """(B,) int64: which candidate, 0 to 3"""
 
 
@@ -107,7 +107,9 @@ class MaskDecoder(nn.Module):
             nn.ConvTranspose2d(width // 4, width // 8, kernel_size=2, stride=2),
             nn.GELU(),
         )
-        self.output_hypernetworks_mlps = nn.ModuleList(MLP([width, width, width, width // 8]) for _ in range(MASK_TOKENS))
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP([width, width, width, width // 8]) for _ in range(MASK_TOKENS)
+        )
         self.iou_prediction_head = MLP([width, width, width, MASK_TOKENS])
         self.pred_obj_score_head = MLP([width, width, width, 1])
 
@@ -157,7 +159,7 @@ class MaskDecoder(nn.Module):
             mask_logits=self._mask(candidates, (chosen[..., None] * candidates.kernels).sum(1, keepdim=True)),
             iou=(chosen * candidates.ious).sum(1, keepdim=True),
             token=(chosen[..., None] * candidates.tokens).sum(1),
-            index=index,
+            candidate=index,
         )
 
     def single(self, candidates: Candidates) -> Choice:
@@ -175,7 +177,7 @@ class MaskDecoder(nn.Module):
             mask_logits=torch.where(stable[..., None, None], mask, best.mask_logits),
             iou=torch.where(stable, candidates.ious[:, :1], best.iou),
             token=candidates.tokens[:, 0],
-            index=best.index * (~stable[:, 0]),
+            candidate=best.candidate * (~stable[:, 0]),
         )
 
     def _mask(self, candidates: Candidates, kernel: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ class RandomPosition(nn.Module):
 
     def grid(self, size: int) -> Tensor:
         """The encoding of every cell centre of a size x size grid, (1, width, size, size)."""
-        centre = (torch.arange(size, dtype=torch.float32, device=self.positional_encoding_gaussian_matrix.device) + 0.5) / size
+        centre = (
+            torch.arange(size, dtype=torch.float32, device=self.positional_encoding_gaussian_matrix.device) + 0.5
+        ) / size
         y, x = torch.meshgrid(centre, centre, indexing="ij")
         return self(torch.stack((x, y), dim=-1)).permute(2, 0, 1)[None]
 

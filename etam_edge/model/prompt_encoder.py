@@ -37,6 +37,7 @@ class PromptEncoder(nn.Module):
         labels = labels.unsqueeze(-1)
         tokens = torch.where(labels == PADDING_LABEL, self.not_a_point_embed.weight, tokens)
         for label, embedding in enumerate(self.point_embeddings):
+            assert isinstance(embedding, nn.Embedding)
             tokens = tokens + (labels == label).to(tokens.dtype) * embedding.weight
         return tokens
 

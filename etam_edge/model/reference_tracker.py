@@ -1,7 +1,7 @@
 """Tracking with the PyTorch model, memory kept as the reference keeps it: whole frames in dictionaries.
 
-It is written for clarity, to be compared with: the runtimes keep memory in another form and must answer the same. Memory
-and masks stay float32 (the reference's predictor stores memory in bfloat16) and holes are not filled.
+It is written for clarity, to be compared with: the runtimes keep memory in another form and must answer the same.
+Memory and masks stay float32 (the reference's predictor stores memory in bfloat16) and holes are not filled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class ReferenceTracker:
     Args:
         model: in evaluation mode.
         corrections_condition: whether a corrected frame becomes a conditioning frame.
-        max_conditioning_frames: how many conditioning frames are read, the nearest in time; None reads all, as upstream.
+        max_conditioning_frames: how many conditioning frames are read, the nearest in time; None reads all,
+            as upstream.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class ReferenceTracker:
         self._decoder_features: dict[int, Tensor] = {}
 
     @torch.inference_mode()
-    def track(self, frame: np.ndarray, prompts: dict[int, dict[str, np.ndarray]] | None = None) -> dict[int, FrameMemory]:
+    def track(
+        self, frame: np.ndarray, prompts: dict[int, dict[str, np.ndarray]] | None = None
+    ) -> dict[int, FrameMemory]:
         """Track every known object on the next frame.
 
         Args:
@@ -137,7 +140,9 @@ class ReferenceTracker:
         ordinary = history.tracked | {t: entry for t, entry in history.conditioning.items() if t not in selected}
         codes = self.model.maskmem_tpos_enc
         entries = [(history.conditioning[t], codes[spec.memory_frames - 1]) for t in selected]
-        entries += [(ordinary[now - age], codes[age - 1]) for age in range(spec.recent_frames, 0, -1) if now - age in ordinary]
+        entries += [
+            (ordinary[now - age], codes[age - 1]) for age in range(spec.recent_frames, 0, -1) if now - age in ordinary
+        ]
         memory = torch.cat([to_tokens(entry.memory) for entry, _ in entries], dim=1)
         position = torch.cat([self.model.memory_position + code for _, code in entries], dim=1)
 

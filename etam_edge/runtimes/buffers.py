@@ -1,7 +1,7 @@
 """Memory of a device, as sessions see it: plain tensors with an address.
 
-Sessions allocate everything once and hand out addresses; an engine reads and writes there. What a buffer's address means
-is the device's business.
+Sessions allocate everything once and hand out addresses; an engine reads and writes there. What an address means is the
+device's business.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HostDevice:
         return Buffer(array.ctypes.data, array.shape, array.dtype, array)
 
     def upload(self, array: np.ndarray, target: Buffer) -> None:
-        assert array.shape == target.shape and array.dtype == target.dtype, (array.shape, target.shape)
+        assert (array.shape, array.dtype) == (target.shape, target.dtype)
         host_view(target)[...] = array
 
     def download(self, source: Buffer) -> np.ndarray:
@@ -78,4 +78,4 @@ class HostDevice:
 def host_view(buffer: Buffer) -> np.ndarray:
     """A host buffer as an array that shares its memory."""
     raw = (ctypes.c_byte * buffer.nbytes).from_address(buffer.address)
-    return np.frombuffer(raw, dtype=buffer.dtype).reshape(buffer.shape)
+    return np.frombuffer(memoryview(raw), dtype=buffer.dtype).reshape(buffer.shape)

@@ -12,7 +12,7 @@ class Engine(Protocol):
     """The four graphs of a bundle, ready to run.
 
     Attributes:
-        name: of the runtime, for example "onnxruntime".
+        name: of the runtime and where it runs, for example "onnxruntime (cpu)".
         device: where the graphs read and write.
     """
 

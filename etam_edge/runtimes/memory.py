@@ -3,9 +3,9 @@
 Nothing in the bank moves when time passes. A slot's age is an index into the time code table, its presence a bias; both
 are a few numbers that are written anew for every frame.
 
-Which memory is read follows the reference (`_prepare_memory_conditioned_features` of its model): the conditioning frames,
-the nearest in time up to a cap, and the last 6 other frames; object pointers of those conditioning frames and of the last
-15 others. A conditioning frame beyond the cap counts as an ordinary one while it is recent.
+Which memory is read follows the reference (`_prepare_memory_conditioned_features` of its model): the conditioning
+frames, the nearest in time up to a cap, and the last 6 other frames; object pointers of those conditioning frames and
+of the last 15 others. A conditioning frame beyond the cap counts as an ordinary one while it is recent.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class ObjectMemory:
         """Where the entry of `frame` goes: over its own earlier one, or over what no later frame will read."""
         before = self.entries.get(frame, Entry(None, None, conditioning))
         flags = {**{t: entry.conditioning for t, entry in self.entries.items()}, frame: conditioning}
-        selected = sorted(t for t, is_conditioning in flags.items() if is_conditioning)[-self.sizes.conditioning_frames :]
+        selected = sorted(t for t, is_conditioning in flags.items() if is_conditioning)[
+            -self.sizes.conditioning_frames :
+        ]
         kept: dict[int, Entry] = {}
         for t, entry in self.entries.items():
             if t == frame:

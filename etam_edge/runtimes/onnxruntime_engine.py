@@ -19,8 +19,10 @@ from etam_edge.runtimes.buffers import Buffer, Device, HostDevice
 
 INSTALL = 'install it with: pip install "etam-edge[onnxruntime]"'
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_COPY_GRAPH = "CAgSCWV0YW0tZWRnZTo8ChAKAXgSAXkiCElkZW50aXR5EgRjb3B5WhAKAXgSCwoJCAISBQoDEgFuYhAKAXkSCwoJCAISBQoDEgFuQgQKABAR"
-"""An ONNX model with one Identity node over uint8 (n,): a copy within a device, which ONNX Runtime offers no call for."""
+_COPY_GRAPH = (
+    "CAgSCWV0YW0tZWRnZTo8ChAKAXgSAXkiCElkZW50aXR5EgRjb3B5WhAKAXgSCwoJCAISBQoDEgFuYhAKAXkSCwoJCAISBQoDEgFuQgQKABAR"
+)
+"""An ONNX model of one Identity node over uint8 (n,): a copy within a device, for which ONNX Runtime has no call."""
 
 
 class OnnxRuntimeEngine:
@@ -28,7 +30,7 @@ class OnnxRuntimeEngine:
 
     Args:
         bundle: checked on load.
-        provider: "cpu", "cuda", or "auto" for CUDA where its provider is installed.
+        provider: "cpu", "cuda", or "auto" for CUDA where its provider is installed and starts, else the CPU.
         threads: for one graph; None lets ONNX Runtime choose (the physical cores).
 
     Raises:
@@ -36,11 +38,9 @@ class OnnxRuntimeEngine:
         BundleError: a graph cannot be loaded or is not what the manifest says.
     """
 
-    name = "onnxruntime"
-
     def __init__(self, bundle: Bundle, provider: str = "auto", threads: int | None = None) -> None:
         ort = import_onnxruntime()
-        self.provider = _choose_provider(ort, provider)
+        candidates = _candidates(ort, provider)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Sessions run one after the other: the idle one's workers would spin on the cores the next one needs.
@@ -49,9 +49,14 @@ class OnnxRuntimeEngine:
             if threads < 1:
                 raise InputError(f"threads must be at least 1, not {threads}")
             options.intra_op_num_threads = threads
-        self._sessions = {
-            name: _load(ort, bundle, name, options, PROVIDERS[self.provider]) for name in GRAPH_NAMES
-        }
+        for self.provider in candidates:
+            try:
+                self._sessions = {name: _load(ort, bundle, name, options, self.provider) for name in GRAPH_NAMES}
+                break
+            except RuntimeUnavailableError:
+                if self.provider == candidates[-1]:
+                    raise
+        self.name = f"onnxruntime ({self.provider})"
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider)
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
@@ -73,9 +78,7 @@ class OrtDevice:
     def __init__(self, kind: str) -> None:
         self._ort = import_onnxruntime()
         self.kind = kind
-        self._copy = self._ort.InferenceSession(
-            base64.b64decode(_COPY_GRAPH), providers=[PROVIDERS[kind]]
-        )
+        self._copy = self._ort.InferenceSession(base64.b64decode(_COPY_GRAPH), providers=[PROVIDERS[kind]])
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         # Defined content: an unused slot is masked, but NaN times zero would still be NaN.
@@ -111,29 +114,35 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _choose_provider(ort: Any, provider: str) -> str:
+def _candidates(ort: Any, provider: str) -> list[str]:
+    """The providers to try, in this order."""
     if provider not in (*PROVIDERS, "auto"):
         raise InputError(f"provider '{provider}' is not known; use cpu, cuda or auto")
     available = ort.get_available_providers()
     if provider == "auto":
-        return "cuda" if PROVIDERS["cuda"] in available else "cpu"
+        return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
     if PROVIDERS[provider] not in available:
         raise RuntimeUnavailableError(
             f"this ONNX Runtime has no {PROVIDERS[provider]} (it has {', '.join(available)}); "
             "install onnxruntime-gpu in its place, or use provider='cpu'"
         )
-    return provider
+    return [provider]
 
 
 def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> Any:
+    """
+    Raises:
+        BundleError: the file is no graph, or not the one that the manifest describes.
+        RuntimeUnavailableError: the provider is installed but does not start here.
+    """
     path: Path = bundle.graph_path(name)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
-    if provider not in session.get_providers():
+    if PROVIDERS[provider] not in session.get_providers():
         raise RuntimeUnavailableError(
-            f"{provider} is installed but does not start on this machine; check the CUDA and cuDNN that this "
+            f"{PROVIDERS[provider]} is installed but does not start on this machine; check the CUDA and cuDNN that this "
             "onnxruntime-gpu asks for, or use provider='cpu'"
         )
     signature = bundle.manifest.graphs[name].signature

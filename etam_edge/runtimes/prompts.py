@@ -106,14 +106,18 @@ def _points(prompt: Prompt, where: str, frame_shape: tuple[int, int]) -> tuple[n
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(f"points of the {where} have shape {points.shape}; give (P, 2) as [(x, y), ...]")
     if labels.shape != points.shape[:1]:
-        raise InputError(f"the {where} has {len(points)} points and labels of shape {labels.shape}; give one label a point")
+        raise InputError(
+            f"the {where} has {len(points)} points and labels of shape {labels.shape}; give one label a point"
+        )
     if not np.isin(labels, (0, 1)).all():
         raise InputError(f"labels of the {where} are {labels.tolist()}; give 1 for on the object, 0 for off it")
     height, width = frame_shape
     outside = (points < 0).any(axis=1) | (points >= (width, height)).any(axis=1)
     if outside.any():
         x, y = points[outside][0]
-        raise InputError(f"point ({x:g}, {y:g}) of the {where} lies outside the frame, which is {width} x {height} pixels")
+        raise InputError(
+            f"point ({x:g}, {y:g}) of the {where} lies outside the frame, which is {width} x {height} pixels"
+        )
     return points, labels.astype(np.int32)
 
 
@@ -148,7 +152,8 @@ def _prepare_mask(
     full = resize_bilinear(mask.astype(np.float32), size, size, antialias=True) >= 0.5
     if not full.any():
         raise InputError(
-            f"mask of the {where} marks {int(mask.sum())} pixels, too few to be seen at {size} x {size}; mark more, or click"
+            f"mask of the {where} marks {int(mask.sum())} pixels, too few to be seen at {size} x {size}; "
+            "mark more, or give a point"
         )
     logits = resize_bilinear(full * np.float32(20) - np.float32(10), spec.mask_size, spec.mask_size, antialias=True)
     # A mask prompt has no click: one point that is none stands in its place.

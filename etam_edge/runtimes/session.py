@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -224,7 +225,7 @@ class Session:
     # --- parts ---
 
     @property
-    def _options(self) -> dict[str, int]:
+    def _options(self) -> dict[str, Any]:
         return {
             "corrections_condition": self.corrections_condition,
             "max_objects": self.max_objects,

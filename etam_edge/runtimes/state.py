@@ -31,7 +31,7 @@ class SessionState:
     """
 
     bundle: str
-    options: dict[str, int]
+    options: dict[str, Any]
     frame_index: int
     frame_shape: tuple[int, int] | None
     prompted: tuple[int, ...]
@@ -93,5 +93,5 @@ def load_state(path: str | os.PathLike[str]) -> SessionState:
 
 
 def _answer(arrays: dict[str, np.ndarray], object_id: int) -> Answer:
-    values = {field.name: arrays[f"answer_{object_id}_{field.name}"] for field in fields(Answer)}
+    values: dict[str, Any] = {field.name: arrays[f"answer_{object_id}_{field.name}"] for field in fields(Answer)}
     return Answer(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})

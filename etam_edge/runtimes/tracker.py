@@ -35,7 +35,7 @@ class Tracker:
         Args:
             path: of the bundle's directory.
             runtime: "onnxruntime", or "auto" for the best one at hand.
-            provider: ONNX Runtime's: "cpu", "cuda", or "auto" for CUDA where it is installed.
+            provider: ONNX Runtime's: "cpu", "cuda", or "auto" for CUDA where it is installed and starts.
             threads: CPU threads for one graph; None lets the runtime choose.
 
         Raises:
@@ -55,7 +55,7 @@ class Tracker:
 
     @property
     def runtime(self) -> str:
-        """Name of the runtime that was chosen."""
+        """The runtime that was chosen, and where it runs: for example "onnxruntime (cpu)"."""
         return self._engine.name
 
     def start_session(
@@ -64,10 +64,11 @@ class Tracker:
         """Start a stream of frames.
 
         Args:
-            corrections_condition: whether a frame corrected with `refine` becomes a conditioning frame, as SAM 2.1 does.
+            corrections_condition: whether a frame corrected with `refine` becomes a conditioning frame, as in
+                SAM 2.1.
             max_objects: objects that the session can hold at a time; its memory is allocated now.
-            fill_hole_area: holes of prompted masks up to this many pixels (at S/4 resolution) are filled before they are
-                remembered; needs OpenCV. The reference fills 8 where its CUDA extension was built, and none elsewhere.
+            fill_hole_area: holes of prompted masks up to this many pixels (at S/4 resolution) are filled before they
+                are remembered; needs OpenCV. The reference fills 8 where its CUDA extension was built, else none.
 
         Raises:
             InputError: an option is out of range.

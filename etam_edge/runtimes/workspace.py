@@ -1,7 +1,7 @@
 """All device memory of one session, and the graph calls on it.
 
-Everything is allocated once. Graphs write into scratch rows, one row for each object; only `store` changes the bank, and
-`keep_frame` what a later correction of the same frame reads. Until then the frame before stands as it was.
+Everything is allocated once. Graphs write into scratch rows, one row for each object; only `store` changes the bank,
+and `keep_frame` what a later correction of the same frame reads. Until then the frame before stands as it was.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Workspace:
         is_mask = prompt.mask is not None
         source = MASK_SOURCE_MASK if is_mask else MASK_SOURCE_NONE if correcting is None else MASK_SOURCE_LOGITS
         values: dict[str, np.ndarray] = {
-            # A mask's pointer comes from the bare features; a click or box sees the no-memory embedding in memory's place.
+            # A mask's pointer comes from the bare features; clicks and boxes see the no-memory embedding instead.
             "without_memory": np.array([not reads_memory and not is_mask], dtype=np.float32),
             "points": prompt.points[None],
             "labels": prompt.labels[None],
@@ -177,8 +177,8 @@ class Workspace:
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise EtamError(
-                    f"the model answered NaN or infinity ({name}); the frame was not taken. Check the bundle's precision, "
-                    "or the checkpoint it was exported from"
+                    f"the model answered NaN or infinity ({name}) and the frame was not taken; "
+                    "check the bundle's precision and the checkpoint it was exported from"
                 )
         return [
             Answer(
