@@ -63,8 +63,8 @@ def compare(name: str, frames: int) -> None:
     print(
         f"{name}: PyTorch {medians['torch']:.0f} ms (min {minima['torch']:.0f}), "
         f"ONNX Runtime {medians['onnxruntime']:.0f} ms (min {minima['onnxruntime']:.0f}), "
-        f"ratio {medians['torch'] / medians['onnxruntime']:.2f} (minima {minima['torch'] / minima['onnxruntime']:.2f}), "
-        f"n = {frames}",
+        f"ratio {medians['torch'] / medians['onnxruntime']:.2f} "
+        f"(minima {minima['torch'] / minima['onnxruntime']:.2f}), n = {frames}",
         flush=True,
     )
 

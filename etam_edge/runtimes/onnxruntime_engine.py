@@ -142,8 +142,8 @@ def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> A
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
     if PROVIDERS[provider] not in session.get_providers():
         raise RuntimeUnavailableError(
-            f"{PROVIDERS[provider]} is installed but does not start on this machine; check the CUDA and cuDNN that this "
-            "onnxruntime-gpu asks for, or use provider='cpu'"
+            f"{PROVIDERS[provider]} is installed but does not start on this machine; "
+            "check the CUDA and cuDNN that this onnxruntime-gpu asks for, or use provider='cpu'"
         )
     signature = bundle.manifest.graphs[name].signature
     for declared, tensors in ((session.get_inputs(), signature.inputs), (session.get_outputs(), signature.outputs)):

@@ -1,0 +1,237 @@
+"""What `track` writes: an overlay video, PNG masks, and a line of scores for each frame.
+
+A video or score file is written under a temporary name and renamed when it is complete; masks are complete one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from etam_edge.cli.sources import NamedFrame, import_opencv
+from etam_edge.errors import InputError
+from etam_edge.runtimes.types import FrameResult
+
+DEFAULT_RATE = 30.0
+"""Frames per second of an overlay whose source has no clock."""
+FILL = 0.45
+"""Share of an object's colour in its overlay."""
+
+
+class Output(Protocol):
+    """Somewhere that results go. `close` completes it; `discard` leaves nothing half-written."""
+
+    path: Path
+
+    def write(self, frame: NamedFrame, result: FrameResult) -> None: ...
+
+    def close(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+def davis_palette() -> np.ndarray:
+    """uint8 (256, 3): the colours of DAVIS and PASCAL VOC annotations; each bit of a value sets one of a channel."""
+    values = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for depth in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((values >> (3 * depth + channel)) & 1) << (7 - depth)).astype(np.uint8)
+    return palette
+
+
+PALETTE = davis_palette()
+
+
+def check_writable(path: Path, option: str) -> None:
+    """
+    Raises:
+        InputError: no file can be made beside `path`.
+    """
+    probe = _draft(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"{option} {path} is a folder; name a file in it")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be written ({error.strerror}); name another place") from error
+
+
+class OverlayVideo:
+    """The frames with each object's mask over them, as mp4."""
+
+    def __init__(self, path: Path, frames_per_second: float | None) -> None:
+        if path.suffix.lower() != ".mp4":
+            raise InputError(f"--output {path} is no .mp4 file; name one that ends in .mp4")
+        self._cv2 = import_opencv()
+        check_writable(path, "--output")
+        self.path = path
+        self._rate = frames_per_second or DEFAULT_RATE
+        self._writer: Any = None
+        self._count = 0
+
+    def write(self, frame: NamedFrame, result: FrameResult) -> None:
+        height, width = frame.pixels.shape[:2]
+        # The codec halves the colour planes: an odd row or column would be lost.
+        height, width = height - height % 2, width - width % 2
+        if self._writer is None:
+            codec = self._cv2.VideoWriter_fourcc(*"mp4v")
+            self._writer = self._cv2.VideoWriter(str(_draft(self.path)), codec, self._rate, (width, height))
+            if not self._writer.isOpened():
+                raise InputError(f"OpenCV cannot write {self.path}; use --masks DIR, or another place")
+        image = overlay(self._cv2, frame.pixels, result)[:height, :width]
+        self._writer.write(np.ascontiguousarray(image[..., ::-1]))
+        self._count += 1
+
+    def close(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        # The writer says nothing of a full disk: the file is read again.
+        check = self._cv2.VideoCapture(str(_draft(self.path)))
+        written = int(check.get(self._cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
+        check.release()
+        if written != self._count:
+            self.discard()
+            raise InputError(f"{self.path} could not be written whole (is the disk full?); free space and run it again")
+        _draft(self.path).replace(self.path)
+
+    def discard(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        _draft(self.path).unlink(missing_ok=True)
+
+
+def overlay(cv2: Any, pixels: np.ndarray, result: FrameResult) -> np.ndarray:
+    """uint8 (H, W, 3) RGB: masks filled in their object's colour, outlined, and numbered."""
+    image = pixels.astype(np.float32)
+    for object_id, mask in zip(result.object_ids, result.masks, strict=True):
+        image[mask] = (1 - FILL) * image[mask] + FILL * colour(object_id)
+    drawn = np.ascontiguousarray(image.round().clip(0, 255).astype(np.uint8))
+    scale = max(pixels.shape[:2]) / 1000
+    for object_id, mask in zip(result.object_ids, result.masks, strict=True):
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        if not outlines:
+            continue
+        tone = tuple(int(value) for value in colour(object_id))
+        cv2.drawContours(drawn, outlines, -1, tone, max(1, round(2 * scale)))
+        x, y, width, height = cv2.boundingRect(max(outlines, key=cv2.contourArea))
+        place = (x + width // 2, max(y + height // 2, round(20 * scale)))
+        for shade, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            weight = max(1, round(thickness * max(scale, 0.5)))
+            cv2.putText(
+                drawn, str(object_id), place, cv2.FONT_HERSHEY_SIMPLEX, max(scale, 0.4), shade, weight, cv2.LINE_AA
+            )
+    return drawn
+
+
+def colour(object_id: int) -> np.ndarray:
+    """float32 (3,): an object's colour; neighbouring ids differ plainly."""
+    return PALETTE[1 + (object_id - 1) % 254].astype(np.float32)
+
+
+class MaskFolder:
+    """A palette PNG for each frame, as DAVIS annotations: the pixel's value is the object's id.
+
+    Where masks overlap, the object with the higher score has the pixel.
+    """
+
+    def __init__(self, path: Path, object_ids: Sequence[int]) -> None:
+        beyond = [object_id for object_id in object_ids if not 1 <= object_id <= 255]
+        if beyond:
+            raise InputError(
+                f"object {beyond[0]} cannot be written to --masks: a palette holds ids 1 to 255; renumber it"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--masks {path} cannot be made ({error.strerror}); name another folder") from error
+        check_writable(path / "mask.png", "--masks")
+        self.path = path
+
+    def write(self, frame: NamedFrame, result: FrameResult) -> None:
+        labels = np.zeros(frame.pixels.shape[:2], dtype=np.uint8)
+        for row in np.argsort(result.object_scores, kind="stable"):
+            labels[result.masks[row]] = result.object_ids[row]
+        image = Image.fromarray(labels)
+        image.putpalette(PALETTE.tobytes())
+        target = self.path / f"{frame.name}.png"
+        draft = _draft(target)
+        try:
+            image.save(draft, format="PNG")
+            draft.replace(target)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise InputError(f"{target} could not be written ({error.strerror or error}); free space there") from error
+
+    def close(self) -> None:
+        """Every mask is complete already."""
+
+    def discard(self) -> None:
+        """Masks that are complete stay."""
+
+
+class ScoreLines:
+    """One JSON object a line and frame: the frame, and for each object its scores, area and box in pixels."""
+
+    def __init__(self, path: Path) -> None:
+        check_writable(path, "--scores")
+        self.path = path
+        self._file = open(_draft(path), "w", encoding="utf-8")  # noqa: SIM115 - closed by close or discard
+
+    def write(self, frame: NamedFrame, result: FrameResult) -> None:
+        objects = [
+            {
+                "id": object_id,
+                "object_score": round(float(result.object_scores[row]), 4),
+                "iou": round(float(result.ious[row]), 4),
+                "visible": bool(result.object_scores[row] > 0),
+                "area": int(result.masks[row].sum()),
+                "box": _box(result.masks[row]),
+            }
+            for row, object_id in enumerate(result.object_ids)
+        ]
+        line = {"frame_index": result.frame_index, "frame": frame.name, "objects": objects}
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"{self.path} could not be written ({error.strerror}); free space there") from error
+
+    def close(self) -> None:
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            _draft(self.path).replace(self.path)
+        except OSError as error:
+            self.discard()
+            raise InputError(f"{self.path} could not be written ({error.strerror}); free space there") from error
+
+    def discard(self) -> None:
+        # What a full disk kept from being flushed is thrown away anyhow.
+        with suppress(OSError):
+            self._file.close()
+        _draft(self.path).unlink(missing_ok=True)
+
+
+def _box(mask: np.ndarray) -> list[int] | None:
+    """[x0, y0, x1, y1] around a mask, the far corner beyond it, or None where it is empty."""
+    if not mask.any():
+        return None
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def _draft(path: Path) -> Path:
+    """Where a file is written until it is complete; the suffix tells OpenCV the container."""
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
