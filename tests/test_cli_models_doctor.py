@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from etam_edge.cli import doctor as doctor_module
+from etam_edge.cli.app import app
 from etam_edge.cli.doctor import (
     CAN,
     EXPORT_NEEDS,
@@ -26,19 +26,14 @@ from etam_edge.cli.doctor import (
     Installed,
     Machine,
     Package,
-    doctor,
     judge,
     look_at_machine,
     look_up,
     next_step,
 )
-from etam_edge.cli.models import SUGGESTED, models, parameter_count
+from etam_edge.cli.models import SUGGESTED, parameter_count
 from etam_edge.exporters import checkpoints
 from etam_edge.spec import OFFICIAL, ModelSpec, Pooling
-
-app = typer.Typer()
-app.command()(models)
-app.command()(doctor)
 
 
 def say(*arguments: str) -> str:
