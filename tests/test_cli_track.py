@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
 from conftest import SmallBundleMaker
 from PIL import Image
 from small import clip_frame
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from etam_edge import Prompt, Session, Tracker
 from etam_edge.cli.app import app
@@ -78,6 +79,7 @@ def read_video(path: Path) -> tuple[int, tuple[int, int], float]:
 
 
 def test_all_outputs_of_a_folder(bundle: str, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
     out = tmp_path / "out"
     result = run(
         bundle, folder, *CLICK, "--output", out / "v.mp4", "--masks", out / "masks", "--scores", out / "scores.jsonl"
@@ -192,6 +194,103 @@ def test_source_that_cannot_be_read_is_refused(bundle: str, tmp_path: Path) -> N
     (tmp_path / "nothing.mp4").touch()
     refused(run(bundle, tmp_path / "nothing.mp4", *CLICK), "is no video")
     refused(run(bundle, "97", *CLICK), "camera 97 does not open")
+    refused(run(bundle, "99999999999999999999", *CLICK), "camera 99999999999999999999 does not open")
+    Image.fromarray(clip_frame(0, HEIGHT, WIDTH)).save(tmp_path / "frame_000.png")
+    refused(run(bundle, tmp_path / "frame_000.png", *CLICK), "is one image")
+
+
+def test_without_opencv_a_video_says_what_to_install(
+    bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    (tmp_path / "v.mp4").touch()
+    refused(run(bundle, tmp_path / "v.mp4", *CLICK), 'pip install "etam-edge[video]"')
+    monkeypatch.chdir(tmp_path)
+    refused(run(bundle, folder, *CLICK), 'pip install "etam-edge[video]"')
+    result = run(bundle, folder, *CLICK, "--masks", tmp_path / "masks", "--scores", tmp_path / "s.jsonl")
+    assert result.exit_code == 0, result.exception
+
+
+def test_frames_after_the_last_one_wanted_are_not_read(bundle: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "frame4.png").write_text("words")
+    result = run(bundle, folder, *CLICK, "--max-frames", 4, "--scores", tmp_path / "s.jsonl")
+    assert result.exit_code == 0, result.exception
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 4
+
+
+def test_names_in_any_script_are_ordered(tmp_path: Path) -> None:
+    from etam_edge.cli.sources import open_source
+
+    for name in ("10.png", "9.png", "1²2.png", "b1.JPG", ".hidden.png"):
+        Image.fromarray(np.zeros((4, 6, 3), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    source = open_source(str(tmp_path))
+    assert [frame.name for frame in source] == ["1²2", "9", "10", "b1"]
+    assert (source.length, source.frame_shape) == (4, (4, 6))
+
+
+@pytest.fixture
+def announced_wrongly(tmp_path: Path) -> Any:
+    """Makes videos whose header announces another number of frames than there are."""
+    cv2 = pytest.importorskip("cv2")
+
+    def make(announced: int) -> Path:
+        path = tmp_path / f"announces{announced}.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (WIDTH - 1, HEIGHT))
+        for index in range(FRAMES):
+            writer.write(clip_frame(index, HEIGHT, WIDTH - 1))
+        writer.release()
+        data = bytearray(path.read_bytes())
+        for chunk, offset in ((b"avih", 16), (b"strh", 32)):
+            place = data.find(chunk) + 8 + offset
+            assert int.from_bytes(data[place : place + 4], "little") == FRAMES
+            data[place : place + 4] = announced.to_bytes(4, "little")
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+def test_video_that_announces_too_few_frames_is_read_to_its_end(
+    bundle: str, announced_wrongly: Any, tmp_path: Path
+) -> None:
+    late = [POINT, {**POINT, "frame": 9, "object": 2}]
+    file = write_prompts(tmp_path / "p.json", late)
+    result = run(bundle, announced_wrongly(5), "--prompts", file, "--scores", tmp_path / "s.jsonl")
+    assert result.exit_code == 0, result.exception
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [len(line["objects"]) for line in lines] == [1] * 9 + [2] * 3
+    file = write_prompts(tmp_path / "p.json", [POINT, {**POINT, "frame": FRAMES}])
+    refused(run(bundle, announced_wrongly(5), "--prompts", file), "frames run from 0 to 11")
+
+
+def test_video_that_is_cut_short_is_said_to_be(bundle: str, announced_wrongly: Any, tmp_path: Path) -> None:
+    result = run(bundle, announced_wrongly(40), *CLICK, "--scores", tmp_path / "s.jsonl")
+    assert result.exit_code == 0, result.exception
+    assert f"announces 40 frames and gave {FRAMES}" in result.output
+    result = run(bundle, announced_wrongly(40), *CLICK, "--scores", tmp_path / "s.jsonl", "--max-frames", 3)
+    assert "the source announces" not in result.output
+
+
+def test_what_is_read_is_never_overwritten(bundle: str, folder: Path, video: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "annotations" / "frame0.png"
+    mask.parent.mkdir()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 255, dtype=np.uint8)).save(mask)
+    file = write_prompts(tmp_path / "p.json", [{"mask": "annotations/frame0.png"}])
+    inputs = (video, mask, file, *folder.iterdir())
+    before = {path: path.read_bytes() for path in inputs}
+    around = folder / ".." / folder.name
+    refused(run(bundle, video, *CLICK, "--output", video), "would overwrite")
+    refused(run(bundle, folder, *CLICK, "--masks", around), "might overwrite")
+    refused(run(bundle, folder, *CLICK, "--scores", folder / "frame3.png"), "would overwrite")
+    refused(run(bundle, folder, "--mask", mask, "--masks", mask.parent), "might overwrite")
+    refused(run(bundle, folder, "--prompts", file, "--masks", mask.parent), "might overwrite")
+    refused(run(bundle, folder, "--prompts", file, "--scores", file), "would overwrite")
+    refused(run(bundle, folder, *CLICK, "--output", tmp_path / "a.mp4", "--scores", tmp_path / "a.mp4"), "are both")
+    assert {path: path.read_bytes() for path in inputs} == before
+    # Beside the source there is room.
+    result = run(bundle, video, *CLICK, "--masks", tmp_path, "--scores", folder / "s.jsonl", "--max-frames", 1)
+    assert result.exit_code == 0, result.exception
 
 
 def test_image_that_cannot_be_read_is_named_and_what_came_before_is_kept(
@@ -201,7 +300,7 @@ def test_image_that_cannot_be_read_is_named_and_what_came_before_is_kept(
     (folder / "frame4.png").write_bytes(whole[: len(whole) // 2])
     result = run(bundle, folder, *CLICK, "--scores", tmp_path / "s.jsonl", "--masks", tmp_path / "masks")
     refused(result, "frame4.png is damaged")
-    assert "the 4 frames before it are kept" in str(result.exception)
+    assert f"kept: 4 frames in {tmp_path / 'masks'}, {tmp_path / 's.jsonl'}" in str(result.exception)
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 4
     assert len(list((tmp_path / "masks").iterdir())) == 4
     (folder / "frame0.png").write_text("words")
@@ -211,6 +310,7 @@ def test_image_that_cannot_be_read_is_named_and_what_came_before_is_kept(
 
 
 def test_frame_of_another_size_is_refused_in_mid_stream(bundle: str, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
     Image.fromarray(clip_frame(3, 50, 50)).save(folder / "frame3.png")
     result = run(bundle, folder, *CLICK, "--output", tmp_path / "v.mp4")
     refused(result, "frame 3 is 50 x 50 pixels and this session's frames are 151 x 96")
@@ -258,6 +358,32 @@ def test_masks_that_mark_nothing_are_refused(bundle: str, folder: Path, tmp_path
     refused(run(bundle, folder, "--mask", tmp_path / "small.png"), "has shape (20, 20) and the frame is (96, 151)")
 
 
+def test_masks_with_soft_edges_are_refused(bundle: str, folder: Path, tmp_path: Path) -> None:
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    distance = np.hypot(x - 75, y - 60)
+    Image.fromarray((distance < 20).astype(np.uint8) * 255).save(tmp_path / "disc.jpg")
+    Image.fromarray((255 - 3 * distance).clip(0, 255).astype(np.uint8)).save(tmp_path / "soft.png")
+    for name in ("disc.jpg", "soft.png"):
+        refused(run(bundle, folder, "--mask", tmp_path / name), "save it as a PNG of hard edges")
+
+
+def test_dark_colours_and_sixteen_bits_mark_and_transparency_does_not(tmp_path: Path) -> None:
+    from etam_edge.cli.prompts import read_masks
+
+    inside = np.zeros((8, 9), dtype=bool)
+    inside[2:5, 3:7] = True
+    blue = np.zeros((8, 9, 3), dtype=np.uint8)
+    blue[inside] = (0, 0, 2)
+    clear = np.full((8, 9, 4), 255, dtype=np.uint8)
+    clear[~inside, 3] = 0
+    images = {"rgb": blue, "rgba": clear, "sixteen": inside.astype(np.uint16) * 300, "grey": inside.astype(np.uint8)}
+    for name, values in images.items():
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        masks = read_masks(tmp_path / f"{name}.png")
+        assert list(masks) == [1], name
+        np.testing.assert_array_equal(masks[1], inside, err_msg=name)
+
+
 POINT = {"points": [[75, 60]], "labels": [1]}
 WRONG_PROMPTS: dict[str, tuple[Any, str]] = {
     "no list": ({"frame": 0}, "holds no list of prompts"),
@@ -273,7 +399,24 @@ WRONG_PROMPTS: dict[str, tuple[Any, str]] = {
     "twice": ([POINT, POINT], "prompts object 1 twice on frame 0"),
     "too early": ([{**POINT, "frame": 3}, {**POINT, "refine": True}], "corrects object 1 on frame 0 before"),
     "never": ([POINT, {**POINT, "object": 2, "refine": True}], "corrects object 2 on frame 0 before"),
-    "labels": ([{"points": [[75, 60]]}], "points without labels"),
+    "labels": ([{"points": [[75, 60]]}], "entry 0: prompt of object 1 has points without labels"),
+    "label": ([{**POINT, "labels": [2]}], "entry 0: labels are [2]"),
+    "true": ([{**POINT, "labels": [True]}], "entry 0: labels are [True]"),
+    "words": ([POINT, {"object": 2, "points": "abc", "labels": [1]}], "entry 1: points are 'abc'"),
+    "quoted": ([{**POINT, "points": [["75", "60"]]}], "entry 0: points are"),
+    "ragged": ([{"points": [[1, 2], [3]], "labels": [1, 1]}], "entry 0: points are"),
+    "nan": ([{**POINT, "points": [[float("nan"), 3]]}], "entry 0: points are"),
+    "too long": ([{**POINT, "points": [[10**400, 3]]}], "entry 0: points are"),
+    "box": ([POINT, {"frame": 5, "object": 2, "box": [1, 2, 3]}], "entry 1: box is [1, 2, 3]"),
+    "later frame": (
+        [POINT, {"frame": 5, "object": 2, "points": [[151, 5]], "labels": [1]}],
+        "entry 1: point (151, 5) of the prompt of object 2 lies outside the frame",
+    ),
+    "later box": ([POINT, {"frame": 5, "object": 2, "box": [9, 9, 3, 3]}], "entry 1: box (9, 9, 3, 3)"),
+    "later mask": ([POINT, {"frame": 5, "object": 2, "mask": "small.png"}], "entry 1: mask of the prompt of object 2"),
+    "other mask": ([{"object": 4, "mask": "two.png"}], "two.png marks objects 3, 7 and not 4"),
+    "lost mask": ([POINT, {"object": 2, "mask": "nowhere.png"}], "entry 1: there is no mask at"),
+    "mask and box": ([{"mask": "two.png", "object": 3, "box": [1, 2, 3, 4]}], "entry 0: prompt of object 3 has a mask"),
     "id": ([{**POINT, "object": 300}], "ids 1 to 255"),
 }
 
@@ -281,8 +424,15 @@ WRONG_PROMPTS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", WRONG_PROMPTS)
 def test_wrong_prompts_file_is_refused(name: str, bundle: str, folder: Path, tmp_path: Path) -> None:
     entries, sentence = WRONG_PROMPTS[name]
+    Image.fromarray(np.full((20, 20), 255, dtype=np.uint8)).save(tmp_path / "small.png")
+    labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    labels[:50], labels[60:] = 3, 7
+    Image.fromarray(labels).save(tmp_path / "two.png")
     file = write_prompts(tmp_path / "p.json", entries)
-    refused(run(bundle, folder, "--prompts", file, "--masks", tmp_path / "masks"), sentence)
+    result = run(bundle, folder, "--prompts", file, "--masks", tmp_path / "masks")
+    refused(result, sentence)
+    assert str(file) in str(result.exception) or "ids 1 to 255" in sentence
+    assert not list(tmp_path.glob("masks/*")), "tracking began"
 
 
 def test_prompts_file_that_is_not_json_is_refused(bundle: str, folder: Path, tmp_path: Path) -> None:
@@ -290,6 +440,15 @@ def test_prompts_file_that_is_not_json_is_refused(bundle: str, folder: Path, tmp
     refused(run(bundle, folder, "--prompts", tmp_path / "p.json"), "is not JSON")
     (tmp_path / "p.json").write_bytes(b"\xff\xfe")
     refused(run(bundle, folder, "--prompts", tmp_path / "p.json"), "cannot be read")
+    (tmp_path / "p.json").write_text("[" * 200_000)
+    refused(run(bundle, folder, "--prompts", tmp_path / "p.json"), "is not JSON")
+
+
+def test_prompts_file_with_a_byte_order_mark_is_read(bundle: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps([POINT]), encoding="utf-8-sig")
+    result = run(bundle, folder, "--prompts", tmp_path / "p.json", "--scores", tmp_path / "s.jsonl", "--max-frames", 1)
+    assert result.exit_code == 0, result.exception
+    assert "next: etam-edge inspect" in result.output
 
 
 def test_output_that_cannot_be_written_is_refused(bundle: str, folder: Path, tmp_path: Path) -> None:
@@ -319,9 +478,61 @@ def test_full_disk_is_one_sentence(bundle: str, folder: Path, tmp_path: Path, mo
     assert not list(tmp_path.glob(".*partial*"))
 
 
+def test_output_that_fails_takes_no_other_with_it(
+    bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2")
+    from etam_edge.cli import outputs
+
+    class FullLater:
+        def __init__(self, file: Any) -> None:
+            self.file, self.lines = file, 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, text: str) -> None:
+            self.lines += 1
+            self.file.write(text if self.lines < 4 else text[:20])
+            if self.lines == 4:
+                raise OSError(28, "No space left on device")
+
+    class LostFrame(outputs.OverlayVideo):
+        def close(self) -> None:
+            self._count += 1
+            super().close()
+
+    class HalfALine(outputs.ScoreLines):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self._file: Any = FullLater(self._file)
+
+    video, masks, scores = tmp_path / "v.mp4", tmp_path / "masks", tmp_path / "s.jsonl"
+    arguments = (bundle, folder, *CLICK, "--output", video, "--masks", masks, "--scores", scores)
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "ScoreLines", HalfALine)
+        result = run(*arguments)
+    refused(
+        result, f"s.jsonl could not be written (No space left on device); free space there; kept: 3 frames in {masks}"
+    )
+    assert not scores.exists(), "half a line is no score"
+    assert video.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "OverlayVideo", LostFrame)
+        video.unlink()
+        result = run(*arguments)
+    refused(
+        result, f"v.mp4 could not be written whole (is the disk full?); free space and run it again; kept: {FRAMES}"
+    )
+    assert not video.exists()
+    assert len(scores.read_text().splitlines()) == FRAMES
+    assert not list(tmp_path.glob("**/.*partial*"))
+
+
 def test_interrupted_run_keeps_what_it_has(
     bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("cv2")
     track = Session.track
 
     def interrupted(session: Session, *arguments: Any, **options: Any) -> Any:
@@ -333,8 +544,96 @@ def test_interrupted_run_keeps_what_it_has(
     result = run(bundle, folder, *CLICK, "--output", tmp_path / "v.mp4", "--scores", tmp_path / "s.jsonl")
     assert result.exit_code == 130
     assert "interrupted; 5 frames" in result.output
+    assert str(tmp_path / "s.jsonl") in result.output
     assert read_video(tmp_path / "v.mp4")[0] == 5
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("moment", ["write", "close"])
+def test_interrupt_while_writing_waits_until_the_frame_is_everywhere(
+    moment: str, bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2")
+    from etam_edge.cli import outputs
+
+    original = getattr(outputs.OverlayVideo, moment)
+    calls = []
+
+    def pressed(video: Any, *arguments: Any) -> None:
+        calls.append(moment)
+        if moment == "close" or len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        original(video, *arguments)
+
+    monkeypatch.setattr(outputs.OverlayVideo, moment, pressed)
+    before = signal.getsignal(signal.SIGINT)
+    result = run(bundle, folder, *CLICK, "--output", tmp_path / "v.mp4", "--scores", tmp_path / "s.jsonl")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert result.exit_code == 130
+    frames = 5 if moment == "write" else FRAMES
+    assert f"interrupted; {frames} frames" in result.output
+    assert read_video(tmp_path / "v.mp4")[0] == frames
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == frames
+
+
+def test_interrupt_before_the_first_frame_leaves_nothing(
+    bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "track", interrupted)
+    out = tmp_path / "out"
+    result = run(bundle, folder, *CLICK, "--output", out / "v.mp4", "--scores", out / "s.jsonl")
+    assert result.exit_code == 130
+    assert "interrupted; 0 frames" in result.output
+    assert not list(out.iterdir())
+
+
+def test_frames_without_any_object_in_sight_are_counted(
+    bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    track = Session.track
+
+    def hidden(session: Session, *arguments: Any, **options: Any) -> Any:
+        result = track(session, *arguments, **options)
+        score = np.float32(-3 if session.frame_index in (2, 3, 7) else 3)
+        return replace(result, object_scores=np.full_like(result.object_scores, score))
+
+    monkeypatch.setattr(Session, "track", hidden)
+    late = write_prompts(tmp_path / "p.json", [{**POINT, "frame": 3}])
+    result = run(bundle, folder, *CLICK, "--scores", tmp_path / "s.jsonl")
+    assert "all out of sight on 3" in result.output
+    visible = [json.loads(line)["objects"][0]["visible"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [index for index, seen in enumerate(visible) if not seen] == [2, 3, 7]
+    # Frames before the first prompt have no object that could be out of sight.
+    assert "all out of sight on 2" in run(bundle, folder, "--prompts", late, "--scores", tmp_path / "s.jsonl").output
+
+
+def test_overlay_colours_the_mask_and_nothing_far_from_it() -> None:
+    cv2 = pytest.importorskip("cv2")
+    from etam_edge.cli.outputs import FILL, colour, overlay
+    from etam_edge.runtimes.types import FrameResult
+
+    pixels = np.full((200, 300, 3), 100, dtype=np.uint8)
+    masks = np.zeros((3, 200, 300), dtype=bool)
+    masks[0, 20:100, 30:130] = True
+    masks[1, 120:180, 200:290] = True  # the third is empty: out of sight
+    result = FrameResult(
+        0, (1, 2, 9), masks, masks.astype(np.float32), np.array([1.0, 1, -1]), np.ones(3), np.zeros(3, int)
+    )
+    drawn = overlay(cv2, pixels, result)
+    for object_id, place in ((1, (30, 40)), (2, (130, 210))):
+        wanted = (1 - FILL) * 100 + FILL * colour(object_id)
+        np.testing.assert_allclose(drawn[place], wanted, atol=1)
+    assert (drawn[:10] == 100).all()
+    assert (drawn[190:] == 100).all()
+    assert (pixels == 100).all(), "the frame itself was painted"
+    assert len({tuple(colour(number)) for number in range(1, 255)}) == 254
 
 
 def test_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:

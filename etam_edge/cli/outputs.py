@@ -26,15 +26,25 @@ FILL = 0.45
 
 
 class Output(Protocol):
-    """Somewhere that results go. `close` completes it; `discard` leaves nothing half-written."""
+    """Somewhere that results go."""
 
     path: Path
 
-    def write(self, frame: NamedFrame, result: FrameResult) -> None: ...
+    def write(self, frame: NamedFrame, result: FrameResult) -> None:
+        """
+        Raises:
+            InputError: it cannot be written.
+        """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Complete it with the frames that were written.
 
-    def discard(self) -> None: ...
+        Raises:
+            InputError: not all of them are there; nothing half-written is left.
+        """
+
+    def discard(self) -> None:
+        """Leave nothing half-written."""
 
 
 def davis_palette() -> np.ndarray:
@@ -69,32 +79,34 @@ def check_writable(path: Path, option: str) -> None:
 class OverlayVideo:
     """The frames with each object's mask over them, as mp4."""
 
-    def __init__(self, path: Path, frames_per_second: float | None) -> None:
+    def __init__(self, path: Path, frames_per_second: float | None, frame_shape: tuple[int, int]) -> None:
         if path.suffix.lower() != ".mp4":
             raise InputError(f"--output {path} is no .mp4 file; name one that ends in .mp4")
         self._cv2 = import_opencv()
         check_writable(path, "--output")
         self.path = path
-        self._rate = frames_per_second or DEFAULT_RATE
-        self._writer: Any = None
         self._count = 0
+        # The codec halves the colour planes: an odd row or column would be lost.
+        self._height, self._width = (side - side % 2 for side in frame_shape)
+        self._writer: Any = self._cv2.VideoWriter(
+            str(_draft(path)),
+            self._cv2.VideoWriter_fourcc(*"mp4v"),
+            frames_per_second or DEFAULT_RATE,
+            (self._width, self._height),
+        )
+        if not self._writer.isOpened():
+            self.discard()
+            raise InputError(
+                f"--output {path} cannot be written by OpenCV as {self._width} x {self._height} pixels; free space "
+                "there, name another place, or use --masks DIR"
+            )
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
-        height, width = frame.pixels.shape[:2]
-        # The codec halves the colour planes: an odd row or column would be lost.
-        height, width = height - height % 2, width - width % 2
-        if self._writer is None:
-            codec = self._cv2.VideoWriter_fourcc(*"mp4v")
-            self._writer = self._cv2.VideoWriter(str(_draft(self.path)), codec, self._rate, (width, height))
-            if not self._writer.isOpened():
-                raise InputError(f"OpenCV cannot write {self.path}; use --masks DIR, or another place")
-        image = overlay(self._cv2, frame.pixels, result)[:height, :width]
+        image = overlay(self._cv2, frame.pixels, result)[: self._height, : self._width]
         self._writer.write(np.ascontiguousarray(image[..., ::-1]))
         self._count += 1
 
     def close(self) -> None:
-        if self._writer is None:
-            return
         self._writer.release()
         # The writer says nothing of a full disk: the file is read again.
         check = self._cv2.VideoCapture(str(_draft(self.path)))
@@ -103,20 +115,22 @@ class OverlayVideo:
         if written != self._count:
             self.discard()
             raise InputError(f"{self.path} could not be written whole (is the disk full?); free space and run it again")
-        _draft(self.path).replace(self.path)
+        _complete(self.path)
 
     def discard(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        self._writer.release()
         _draft(self.path).unlink(missing_ok=True)
 
 
 def overlay(cv2: Any, pixels: np.ndarray, result: FrameResult) -> np.ndarray:
     """uint8 (H, W, 3) RGB: masks filled in their object's colour, outlined, and numbered."""
-    image = pixels.astype(np.float32)
+    drawn = pixels.copy()
     for object_id, mask in zip(result.object_ids, result.masks, strict=True):
-        image[mask] = (1 - FILL) * image[mask] + FILL * colour(object_id)
-    drawn = np.ascontiguousarray(image.round().clip(0, 255).astype(np.uint8))
+        # Only the mask's own rectangle: a stream's frame time is not to be spent here.
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        window = drawn[y : y + height, x : x + width]
+        if window.size:
+            np.copyto(window, cv2.LUT(window, _tint(object_id)), where=mask[y : y + height, x : x + width, None])
     scale = max(pixels.shape[:2]) / 1000
     for object_id, mask in zip(result.object_ids, result.masks, strict=True):
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -132,6 +146,12 @@ def overlay(cv2: Any, pixels: np.ndarray, result: FrameResult) -> np.ndarray:
                 drawn, str(object_id), place, cv2.FONT_HERSHEY_SIMPLEX, max(scale, 0.4), shade, weight, cv2.LINE_AA
             )
     return drawn
+
+
+def _tint(object_id: int) -> np.ndarray:
+    """uint8 (1, 256, 3): what each value of a channel becomes under an object's colour."""
+    values = np.arange(256, dtype=np.float32)[None, :, None]
+    return ((1 - FILL) * values + FILL * colour(object_id)).round().astype(np.uint8)
 
 
 def colour(object_id: int) -> np.ndarray:
@@ -186,7 +206,11 @@ class ScoreLines:
     def __init__(self, path: Path) -> None:
         check_writable(path, "--scores")
         self.path = path
-        self._file = open(_draft(path), "w", encoding="utf-8")  # noqa: SIM115 - closed by close or discard
+        self._failure: InputError | None = None
+        try:
+            self._file = open(_draft(path), "w", encoding="utf-8")  # noqa: SIM115 - closed by close or discard
+        except OSError as error:
+            raise InputError(f"--scores {path} cannot be written ({error.strerror}); name another place") from error
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
         objects = [
@@ -205,17 +229,22 @@ class ScoreLines:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
-            raise InputError(f"{self.path} could not be written ({error.strerror}); free space there") from error
+            # Half a line may stand in the file by now.
+            self._failure = InputError(f"{self.path} could not be written ({error.strerror}); free space there")
+            raise self._failure from error
 
     def close(self) -> None:
+        if self._failure:
+            self.discard()
+            raise self._failure
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            _draft(self.path).replace(self.path)
         except OSError as error:
             self.discard()
             raise InputError(f"{self.path} could not be written ({error.strerror}); free space there") from error
+        _complete(self.path)
 
     def discard(self) -> None:
         # What a full disk kept from being flushed is thrown away anyhow.
@@ -230,6 +259,18 @@ def _box(mask: np.ndarray) -> list[int] | None:
         return None
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def _complete(path: Path) -> None:
+    """
+    Raises:
+        InputError: the draft cannot take the file's place.
+    """
+    try:
+        _draft(path).replace(path)
+    except OSError as error:
+        _draft(path).unlink(missing_ok=True)
+        raise InputError(f"{path} could not be written ({error.strerror}); name another place") from error
 
 
 def _draft(path: Path) -> Path:

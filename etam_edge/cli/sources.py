@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from etam_edge.errors import InputError, RuntimeUnavailableError
 
 FFMPEG_QUIET = "-8"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+UNREADABLE_IMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises over damaged files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +34,28 @@ class FrameSource(Protocol):
 
     Attributes:
         stem: what the source's outputs are called after.
-        length: how many frames there are, or None where that is not known beforehand.
+        path: where it is read from, or None for a camera.
+        length: how many frames there are, or None where that is not known beforehand. What a video file announces may
+            be wrong: `count` knows.
         frames_per_second: or None where a source has no clock.
+        frame_shape: (H, W) of the first frame in pixels.
     """
 
     stem: str
+    path: Path | None
     length: int | None
     frames_per_second: float | None
+    frame_shape: tuple[int, int]
 
     def __iter__(self) -> Iterator[NamedFrame]: ...
 
+    def count(self) -> int | None:
+        """How many frames there are, or None where there is no end. May decode a whole video."""
+
 
 def open_source(source: str) -> FrameSource:
-    """
+    """The frames at a path, or of the camera with this number where no path is called so.
+
     Raises:
         InputError: there is nothing at `source` that frames can be read from.
         RuntimeUnavailableError: OpenCV is needed and not installed.
@@ -53,6 +64,8 @@ def open_source(source: str) -> FrameSource:
     if path.is_dir():
         return ImageFolder(path)
     if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise InputError(f"{path} is one image; name the folder that holds the frames, or a video file")
         return VideoFile(path)
     if source.isdecimal():
         return Camera(int(source))
@@ -66,14 +79,12 @@ class ImageFolder:
 
     def __init__(self, path: Path) -> None:
         self.stem = path.resolve().name
-        self._files = sorted(
-            (
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-            ),
-            key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)],
-        )
+        self.path: Path | None = path
+        try:
+            found = [file for file in path.iterdir() if _is_frame(file)]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}); name another folder") from error
+        self._files = sorted(found, key=_natural_order)
         self.length: int | None = len(self._files)
         if not self._files:
             raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does")
@@ -81,6 +92,10 @@ class ImageFolder:
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
             raise InputError(f"{path} holds several images named {twice}; keep one kind of file in the folder")
+        self.frame_shape: tuple[int, int] = read_image(self._files[0]).shape[:2]
+
+    def count(self) -> int | None:
+        return self.length
 
     def __iter__(self) -> Iterator[NamedFrame]:
         for file in self._files:
@@ -92,7 +107,11 @@ class _Capture:
 
     def __init__(self, target: str | int) -> None:
         cv2 = import_opencv()
-        self._capture = cv2.VideoCapture(target)
+        self._error = cv2.error
+        self._capture = cv2.VideoCapture()
+        # A camera number beyond a C int raises where others just do not open.
+        with suppress(cv2.error):
+            self._capture.open(target)
         self.opened = bool(self._capture.isOpened())
         rate = self._capture.get(cv2.CAP_PROP_FPS) if self.opened else 0
         self.rate = float(rate) if rate and np.isfinite(rate) and 0 < rate < 1000 else None
@@ -101,8 +120,16 @@ class _Capture:
         self._to_rgb = lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def read(self) -> np.ndarray | None:
-        found, image = self._capture.read()
+        """The next frame, uint8 (H, W, 3) RGB, or None after the last one that can be read."""
+        try:
+            found, image = self._capture.read()
+        except self._error:
+            return None
         return self._to_rgb(image) if found else None
+
+    def skip(self) -> bool:
+        """Pass over a frame; False after the last one."""
+        return bool(self._capture.grab())
 
     def close(self) -> None:
         self._capture.release()
@@ -113,14 +140,21 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         self.stem = path.stem
+        self.path: Path | None = path
         self._path = path
         with closing(_Capture(str(path))) as capture:
-            if not capture.opened or capture.read() is None:
+            first = capture.read() if capture.opened else None
+            if first is None:
                 raise InputError(
                     f"{path} is no video that OpenCV can read, or is empty; name another, or a folder of images"
                 )
             self.length = capture.count
             self.frames_per_second = capture.rate
+            self.frame_shape: tuple[int, int] = first.shape[:2]
+
+    def count(self) -> int | None:
+        with closing(_Capture(str(self._path))) as capture:
+            return sum(1 for _ in iter(capture.skip, False))
 
     def __iter__(self) -> Iterator[NamedFrame]:
         with closing(_Capture(str(self._path))) as capture:
@@ -134,14 +168,21 @@ class Camera:
     """Frames of a camera until it is unplugged, named by their number."""
 
     length: int | None = None
+    path: Path | None = None
 
     def __init__(self, index: int) -> None:
         self.stem = f"camera{index}"
-        self._index = index
         self._capture = _Capture(index)
         self.frames_per_second = self._capture.rate
-        if not self._capture.opened:
-            raise InputError(f"camera {index} does not open; check that it is there and that no other program uses it")
+        first = self._capture.read() if self._capture.opened else None
+        if first is None:
+            fault = "gives no frame" if self._capture.opened else "does not open"
+            self._capture.close()
+            raise InputError(f"camera {index} {fault}; check that it is there and that no other program uses it")
+        self.frame_shape: tuple[int, int] = first.shape[:2]
+
+    def count(self) -> int | None:
+        return None
 
     def __iter__(self) -> Iterator[NamedFrame]:
         with closing(self._capture) as capture:
@@ -149,6 +190,16 @@ class Camera:
             while (pixels := capture.read()) is not None:
                 yield NamedFrame(f"{number:05d}", pixels)
                 number += 1
+
+
+def _is_frame(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+
+
+def _natural_order(file: Path) -> tuple[list[str | int], str]:
+    """2 before 10. Every second part of the split is a number, so that like is compared with like."""
+    parts = re.split(r"([0-9]+)", file.name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
 def read_image(file: Path) -> np.ndarray:
@@ -164,7 +215,7 @@ def read_image(file: Path) -> np.ndarray:
         raise InputError(
             f"{file} is no image that Pillow can read; take it out of the folder, or save it again"
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE_IMAGE as error:
         raise InputError(f"{file} is damaged or cannot be read ({error}); save it again") from error
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from etam_edge.errors import EtamError, InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from etam_edge.cli.outputs import Output
     from etam_edge.cli.prompts import PromptPlan
     from etam_edge.cli.sources import FrameSource
@@ -42,7 +51,7 @@ def track(
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores")] = None,
 ) -> None:
     """Track prompted objects through a video, a folder of images or a camera."""
-    from etam_edge.cli.console import next_command, out
+    from etam_edge.cli.console import err, next_command
     from etam_edge.cli.prompts import plan_prompts
     from etam_edge.cli.sources import open_source
     from etam_edge.runtimes import Tracker
@@ -50,113 +59,234 @@ def track(
     # All that can be refused is refused before the first frame is tracked.
     plan = plan_prompts(point or [], negative_point or [], box, mask, prompts)
     frames = open_source(source)
-    length = min((n for n in (frames.length, max_frames) if n is not None), default=None)
-    if length is not None and plan.last_frame >= length:
-        raise InputError(
-            f"a prompt is for frame {plan.last_frame}, and frames run from 0 to {length - 1}; give an earlier frame"
-        )
+    _check_reach(plan, frames, max_frames)
+    if output is None and masks is None and scores is None:
+        output = Path(f"{frames.stem}_tracked.mp4")
+    _check_overwriting(frames, plan, output, masks, scores)
     tracker = Tracker.load(bundle, runtime=runtime, threads=threads)
+    plan.check_prompts(frames.frame_shape, tracker.spec, tracker.bundle.manifest.sizes)
     session = tracker.start_session(corrections_condition, max_objects=len(plan.object_ids))
-    outputs = _open_outputs(frames, plan, output, masks, scores)
-    run = _Run(session, plan, outputs)
-    try:
-        run.through(frames, length)
-    except KeyboardInterrupt:
-        run.close()
-        out.print(f"interrupted; {run.summary()}", markup=False)
-        raise typer.Exit(130) from None
-    except EtamError as error:
-        run.close(failed=True)
-        kept = f"; the {run.count} frames before it are kept" if run.count else ""
-        raise type(error)(f"{error}{kept}") from error
-    except BaseException:
-        run.discard()
-        raise
-    run.close()
-    out.print(f"{run.summary()}, {tracker.runtime}", markup=False)
-    for sink in outputs:
-        out.print(f"  {sink.path}", markup=False)
-    if plan.last_frame >= run.count:
-        out.print(f"  the prompt for frame {plan.last_frame} was never reached", markup=False)
-    next_command(f"etam-edge track {bundle} {source} --prompts FILE.json   (more objects, later frames, corrections)")
+
+    run = _Run(session, plan)
+    ending = run.perform(frames, max_frames, lambda: _open_outputs(frames, plan, output, masks, scores))
+    if ending.failure:
+        places = ", ".join(map(str, ending.kept))
+        kept = f"; kept: {_frames(run.count)} in {places}" if ending.kept else ""
+        raise type(ending.failure)(f"{ending.failure}{kept}") from ending.failure
+    if not err.is_terminal:
+        _say(f"track: {run.pace()}", err)
+    _say(f"{'interrupted; ' if ending.interrupted else ''}{run.summary()}, {tracker.runtime}")
+    for path in ending.kept:
+        _say(f"  {path}")
+    if ending.interrupted:
+        raise typer.Exit(130)
+    for note in _shortfalls(run.count, plan, frames, max_frames):
+        _say(f"  {note}")
+    if prompts is None:
+        again = shlex.join(["etam-edge", "track", str(bundle), source, "--prompts", "FILE.json"])
+        next_command(f"{again}   (more objects, later frames, corrections)")
+    else:
+        next_command(f"{shlex.join(['etam-edge', 'inspect', str(bundle)])}   (sizes, precision, origin of the bundle)")
+
+
+def _say(text: str, console: Console | None = None) -> None:
+    """Print it as it is: a path may look like markup or an emoji."""
+    from etam_edge.cli.console import out
+
+    (console or out).print(text, markup=False, emoji=False)
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
+def _check_reach(plan: PromptPlan, frames: FrameSource, max_frames: int | None) -> None:
+    """
+    Raises:
+        InputError: a prompt is for a frame that does not come.
+    """
+    if max_frames is not None:
+        plan.check_frames(max_frames)
+    # What a video announces may be too few; it is counted only where that matters.
+    if frames.length is not None and plan.last_frame >= frames.length:
+        count = frames.count()
+        if count is not None:
+            plan.check_frames(count)
+
+
+def _check_overwriting(
+    frames: FrameSource, plan: PromptPlan, output: Path | None, masks: Path | None, scores: Path | None
+) -> None:
+    """
+    Raises:
+        InputError: what is written would take the place of what is read, or of something else that is written.
+    """
+    from etam_edge.cli.sources import IMAGE_SUFFIXES
+
+    source = frames.path.resolve() if frames.path else None
+    read = [source, *(path.resolve() for path in plan.files)]
+    for option, path in (("--output", output), ("--scores", scores)):
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in read or (place.parent == source and place.suffix.lower() in IMAGE_SUFFIXES):
+            raise InputError(f"{option} {path} would overwrite what this run reads; name another file")
+    if output is not None and scores is not None and output.resolve() == scores.resolve():
+        raise InputError(f"--output and --scores are both {output}; name two files")
+    if masks is not None:
+        guarded = [source, *(path.resolve().parent for path in plan.files if path.suffix.lower() == ".png")]
+        if masks.resolve() in guarded:
+            raise InputError(f"--masks {masks} holds what this run reads and might overwrite it; name another folder")
 
 
 def _open_outputs(
     frames: FrameSource, plan: PromptPlan, output: Path | None, masks: Path | None, scores: Path | None
-) -> list[Output]:
+) -> Iterator[Output]:
+    """
+    Raises:
+        EtamError: one of them cannot be written.
+    """
     from etam_edge.cli.outputs import MaskFolder, OverlayVideo, ScoreLines
 
-    if output is None and masks is None and scores is None:
-        output = Path(f"{frames.stem}_tracked.mp4")
-    outputs: list[Output] = []
-    if output is not None:
-        outputs.append(OverlayVideo(output, frames.frames_per_second))
     if masks is not None:
-        outputs.append(MaskFolder(masks, plan.object_ids))
+        yield MaskFolder(masks, plan.object_ids)
+    if output is not None:
+        yield OverlayVideo(output, frames.frames_per_second, frames.frame_shape)
     if scores is not None:
-        outputs.append(ScoreLines(scores))
-    return outputs
+        yield ScoreLines(scores)
+
+
+def _shortfalls(count: int, plan: PromptPlan, frames: FrameSource, max_frames: int | None) -> Iterator[str]:
+    """What did not come, though it was announced or asked for."""
+    expected = min((n for n in (frames.length, max_frames) if n is not None), default=0)
+    if count < expected:
+        yield f"the source announces {_frames(frames.length or 0)} and gave {count}; it may be cut short or damaged"
+    if plan.last_frame >= count:
+        yield f"the prompt for frame {plan.last_frame} was never reached"
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block is done, so that nothing is left half-written."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    pressed = False
+
+    def note(*_: Any) -> None:
+        nonlocal pressed
+        pressed = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
+
+
+@dataclass
+class _Ending:
+    """How a run ended.
+
+    Attributes:
+        interrupted: whether by Ctrl-C.
+        failure: what went wrong first.
+        kept: the outputs that were completed, with all frames up to the end.
+    """
+
+    interrupted: bool = False
+    failure: EtamError | None = None
+    kept: list[Path] = field(default_factory=list)
 
 
 class _Run:
-    """One pass over a source."""
+    """One pass over a source.
 
-    def __init__(self, session: Session, plan: PromptPlan, outputs: Sequence[Output]) -> None:
+    Attributes:
+        count: frames that were tracked and written.
+    """
+
+    def __init__(self, session: Session, plan: PromptPlan) -> None:
         self._session = session
         self._plan = plan
-        self._outputs = list(outputs)
+        self._outputs: list[Output] = []
         self.count = 0
         self._out_of_sight = 0
         self._seconds = 0.0
 
-    def through(self, frames: FrameSource, length: int | None) -> None:
-        """Track and write frame by frame.
+    def perform(
+        self, frames: FrameSource, max_frames: int | None, open_outputs: Callable[[], Iterable[Output]]
+    ) -> _Ending:
+        """Track all frames; whatever happens, complete what was written, or leave nothing of it."""
+        ending = _Ending()
+        try:
+            for sink in open_outputs():
+                self._outputs.append(sink)
+            self._track(frames, max_frames)
+        except KeyboardInterrupt:
+            ending.interrupted = True
+        except EtamError as error:
+            ending.failure = error
+        except BaseException:
+            self._discard()
+            raise
+        try:
+            with _interrupts_held():
+                self._close(ending)
+        except KeyboardInterrupt:
+            ending.interrupted = True
+        return ending
 
-        Raises:
-            EtamError: a frame cannot be read, tracked or written.
-        """
-        import time
-
-        from etam_edge.cli.console import frame_progress
-
-        begin = time.perf_counter()
-        with frame_progress() as bar:
-            task = bar.add_task("track", total=length)
-            for index, frame in enumerate(frames):
-                if index == length:
-                    break
-                result = self._session.track(frame.pixels, prompts=self._plan.prompts(index))
-                for object_id, prompt in self._plan.corrections(index):
-                    result = self._session.refine(object_id, prompt)
-                for sink in self._outputs:
-                    sink.write(frame, result)
-                self.count += 1
-                self._seconds = time.perf_counter() - begin
-                self._out_of_sight += bool(result.object_ids) and not (result.object_scores > 0).any()
-                bar.update(task, advance=1)
-        if not self.count:
-            raise InputError("the source gave no frame; check that it is not empty or in use")
-
-    def close(self, failed: bool = False) -> None:
-        """Complete what was written, or discard what holds no frame. After a failure, a second one is not reported."""
-        while self._outputs:
-            sink = self._outputs.pop(0)
-            if not self.count:
-                sink.discard()
-                continue
-            try:
-                sink.close()
-            except InputError:
-                if not failed:
-                    self.discard()
-                    raise
-
-    def discard(self) -> None:
-        while self._outputs:
-            self._outputs.pop().discard()
+    def pace(self) -> str:
+        return f"{_frames(self.count)}, {self._rate():.1f} frames/s"
 
     def summary(self) -> str:
         objects = len(self._plan.object_ids)
-        rate = self.count / self._seconds if self._seconds else 0.0
-        text = f"{self.count} frames, {objects} object{'s' if objects > 1 else ''}, {rate:.1f} frames/s"
+        text = f"{_frames(self.count)}, {objects} object{'s' if objects > 1 else ''}, {self._rate():.1f} frames/s"
         return f"{text}, all out of sight on {self._out_of_sight}" if self._out_of_sight else text
+
+    def _rate(self) -> float:
+        return self.count / self._seconds if self._seconds else 0.0
+
+    def _track(self, frames: FrameSource, max_frames: int | None) -> None:
+        """
+        Raises:
+            EtamError: a frame cannot be read, tracked or written.
+        """
+        from etam_edge.cli.console import frame_progress
+
+        begin = time.perf_counter()
+        total = min((n for n in (frames.length, max_frames) if n is not None), default=None)
+        with frame_progress() as bar:
+            task = bar.add_task("track", total=total)
+            for index, frame in enumerate(islice(frames, max_frames)):
+                result = self._session.track(frame.pixels, prompts=self._plan.prompts(index))
+                for object_id, prompt in self._plan.corrections(index):
+                    result = self._session.refine(object_id, prompt)
+                # Ctrl-C between two outputs would leave them with different frames.
+                with _interrupts_held():
+                    for sink in self._outputs:
+                        sink.write(frame, result)
+                    self.count += 1
+                    self._seconds = time.perf_counter() - begin
+                    self._out_of_sight += bool(result.object_ids) and not (result.object_scores > 0).any()
+                bar.update(task, completed=self.count, total=total and max(total, self.count))
+        if not self.count:
+            raise InputError("the source gave no frame; check that it is not empty or in use")
+
+    def _close(self, ending: _Ending) -> None:
+        if not self.count:
+            self._discard()
+        for sink in self._outputs:
+            try:
+                sink.close()
+                ending.kept.append(sink.path)
+            except InputError as error:
+                ending.failure = ending.failure or error
+
+    def _discard(self) -> None:
+        while self._outputs:
+            self._outputs.pop().discard()
