@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from goldens import seeded_state_dict
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
