@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from goldens import seeded_state_dict
+from golden_runs import seeded_model
 from small import PREBUILT, export_small
 
 from etam_edge.spec import Pooling
@@ -20,14 +20,11 @@ def seeded_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
 
     def make(variant: str, seed: int, form: str = "") -> Path:
         if (variant, seed, form) not in made:
-            torch = pytest.importorskip("torch")
+            pytest.importorskip("torch")
             from etam_edge.exporters.export import export_bundle
-            from etam_edge.model import EfficientTAM
-            from etam_edge.spec import GraphSizes, find_spec
+            from etam_edge.spec import GraphSizes
 
-            model = EfficientTAM(find_spec(variant)).eval()
-            weights = seeded_state_dict(variant, seed, form)
-            model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+            model = seeded_model(variant, seed, form)
             path = tmp_path_factory.mktemp("bundles") / f"{variant}.{form or 'seeded'}"
             export_bundle(model, path, GraphSizes(), {"name": f"seeded weights {seed} {form}", "sha256": ""})
             made[variant, seed, form] = path

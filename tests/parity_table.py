@@ -1,0 +1,45 @@
+"""parity_table.py: how far the PyTorch model and the exported graphs are from the reference's answers, as Markdown."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import groupby
+from pathlib import Path
+
+from golden_runs import Answers, model_answers, seeded_model, session_answers
+from goldens import GOLDENS, Comparison, Golden
+
+from etam_edge import Tracker
+from etam_edge.exporters.export import export_bundle
+from etam_edge.spec import GraphSizes
+
+COLUMNS = ("mask_logits", "obj_ptr", "object_score")
+
+
+def cells(golden: Golden, answers: Answers) -> str:
+    """Largest differences, bits of the masks that differ, and whether all are in tolerance."""
+    comparison = Comparison(golden)
+    comparison.check(answers)
+    differences = " | ".join(f"{comparison.largest[name]:.1e}" for name in COLUMNS)
+    return f"{differences} | {comparison.mask_bits}{' (out of tolerance)' if comparison.failures else ''}"
+
+
+def main() -> None:
+    sides = " | ".join(f"{side}: logits | pointers | scores | bits" for side in ("PyTorch", "graphs"))
+    print(f"| variant | scenario | {sides} |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    ordered = sorted(GOLDENS, key=lambda golden: golden.weights_id)
+    for weights_id, group in groupby(ordered, key=lambda golden: golden.weights_id):
+        model = seeded_model(*weights_id)
+        with tempfile.TemporaryDirectory() as folder:
+            export_bundle(model, Path(folder) / "bundle", GraphSizes(), {"name": "seeded", "sha256": ""})
+            tracker = Tracker.load(Path(folder) / "bundle", "onnxruntime", provider="cpu")
+            for golden in group:
+                by_model = cells(golden, model_answers(golden, model))
+                by_graphs = cells(golden, session_answers(golden, tracker))
+                name = f"{golden.scenario}{f', {golden.form}' if golden.form else ''}"
+                print(f"| `{golden.variant}` | {name} | {by_model} | {by_graphs} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
