@@ -153,16 +153,38 @@ OFFICIAL: dict[str, ModelSpec] = _official()
 """The eight official variants by name."""
 
 
+NANO = ModelSpec(
+    name="etam_nano",
+    image_size=256,
+    vit_width=192,
+    vit_heads=3,
+    pooling=Pooling.SCORE_BIAS,
+    vit_depth=4,
+    window_size=8,
+    global_blocks=(1, 3),
+    position_grid=16,
+    width=128,
+    memory_layers=2,
+    memory_mlp_width=512,
+    decoder_heads=4,
+    decoder_mlp_width=512,
+)
+"""The small model whose trained weights are part of this package."""
+
+MODELS: dict[str, ModelSpec] = {NANO.name: NANO, **OFFICIAL}
+"""All named models."""
+
+
 def find_spec(name: str) -> ModelSpec:
-    """The spec of a named variant.
+    """The spec of a named model.
 
     Raises:
-        InputError: no variant has this name.
+        InputError: no model has this name.
     """
     try:
-        return OFFICIAL[name]
+        return MODELS[name]
     except KeyError:
-        raise InputError(f"no model is named '{name}'; known models: {', '.join(OFFICIAL)}") from None
+        raise InputError(f"no model is named '{name}'; known models: {', '.join(MODELS)}") from None
 
 
 @dataclass(frozen=True)
