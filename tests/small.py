@@ -29,7 +29,7 @@ SMALL = ModelSpec(
     decoder_mlp_width=96,
 )
 SIZES = GraphSizes(conditioning_frames=2, max_points=6)
-PREBUILT = os.environ.get("ETAM_EDGE_TEST_BUNDLES")
+PREBUILT = os.path.abspath(os.environ["ETAM_EDGE_TEST_BUNDLES"]) if "ETAM_EDGE_TEST_BUNDLES" in os.environ else None
 """A folder that `make_bundles.py` filled, for interpreters that have no torch."""
 
 

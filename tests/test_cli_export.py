@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from goldens import seeded_state_dict
+from conftest import COMMAND_EXPORTS
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
@@ -19,7 +19,7 @@ from etam_edge.spec import Pooling
 
 torch = pytest.importorskip("torch")
 
-VARIANT = "efficienttam_ti_512x512"
+VARIANT = COMMAND_EXPORTS[0]
 CHAIR = Path(__file__).parent / "data" / "chair"
 
 
@@ -33,23 +33,20 @@ def refused(result: Result, sentence: str) -> None:
     assert sentence in str(result.exception), str(result.exception)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    weights = {name: torch.from_numpy(value) for name, value in seeded_state_dict(VARIANT, 11).items()}
-    path = tmp_path_factory.mktemp("checkpoint") / f"{VARIANT}.pt"
-    torch.save({"model": weights}, path)
-    return path
+@pytest.fixture
+def checkpoint(seeded_checkpoint: Path) -> Path:
+    return seeded_checkpoint
 
 
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported without --model: the file's name says it."""
-    path = tmp_path_factory.mktemp("export") / "bundle"
-    result = run("export", "--checkpoint", checkpoint, "--output", path)
-    assert result.exit_code == 0, result.exception
+@pytest.fixture
+def bundle(command_export: tuple[Path, Result]) -> Path:
+    return command_export[0]
+
+
+def test_export_says_how_close_it_is_and_what_comes_next(command_export: tuple[Path, Result]) -> None:
+    path, result = command_export
     assert "differs from the PyTorch model by at most" in result.output
     assert f"next: etam-edge track {path}" in result.output
-    return path
 
 
 def test_export_writes_a_whole_bundle(bundle: Path, checkpoint: Path) -> None:
