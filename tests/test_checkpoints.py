@@ -34,7 +34,7 @@ from etam_edge.exporters.checkpoints import (
     load_model,
     sha256_of,
 )
-from etam_edge.spec import OFFICIAL, ModelSpec, find_spec
+from etam_edge.spec import NANO, OFFICIAL, ModelSpec, find_spec
 
 UNHASHED = "efficienttam_ti_1"
 """A variant whose published hash is not known: any content passes for it."""
@@ -460,7 +460,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "safetensors": (
         lambda path: path.write_bytes((2).to_bytes(8, "little") + b'{"a": 1}'),
-        "it is a safetensors file; take the .pt file",
+        "{path} is damaged",
     ),
     "noise": (lambda path: path.write_bytes(bytes([1, 200, 3, 255, 0]) * 100), "its format is unknown"),
     "plain pickle": (
@@ -672,3 +672,56 @@ def test_values_that_are_not_finite(value: float, small_weights: dict[str, Any],
     path = saved({"model": weights}, tmp_path / "weights.pt")
     text = refusal(lambda: load_model(SMALL, path))
     assert f"{path} is damaged: 1 tensor with NaN or infinite values (no_mem_embed)" in text
+
+
+# --- safetensors, and the package's own weights -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type_name", ["float32", "float16", "bfloat16"])
+def test_safetensors_of_any_precision_become_float32(
+    type_name: str, small_weights: dict[str, Any], tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    narrow = {name: tensor.to(getattr(torch, type_name)) for name, tensor in small_weights.items()}
+    path = tmp_path / "small.safetensors"
+    safetensors.save_file(narrow, path)
+    state = load_model(SMALL, path).state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    assert all(torch.equal(state[name], tensor.float()) for name, tensor in narrow.items())
+
+
+def test_safetensors_cut_short_are_refused(small_weights: dict[str, Any], tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "small.safetensors"
+    safetensors.save_file(small_weights, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refusal(lambda: load_model(SMALL, path)).startswith(f"{path} is damaged (")
+
+
+def test_safetensors_that_do_not_fit_are_refused(small_weights: dict[str, Any], tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "small.safetensors"
+    safetensors.save_file({name: tensor for name, tensor in small_weights.items() if name != "no_obj_ptr"}, path)
+    assert "1 tensor missing (no_obj_ptr)" in refusal(lambda: load_model(SMALL, path))
+
+
+def test_the_packaged_weights_are_small_and_whole() -> None:
+    pytest.importorskip("torch")
+    path = fetch_checkpoint("etam_nano")
+    assert path == cached_checkpoint("etam_nano") == checkpoints.PACKAGED
+    assert path.stat().st_size <= 8_000_000
+    assert load_model(NANO, path).spec is NANO
+
+
+def test_weights_of_the_package_are_no_official_model(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    text = refusal(lambda: load_model(find_spec("efficienttam_ti_512x512"), checkpoints.PACKAGED))
+    assert "does not fit --model efficienttam_ti_512x512" in text
+    assert "image_encoder.trunk.blocks.4" in text
+
+
+def test_missing_packaged_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoints, "PACKAGED", tmp_path / "gone.safetensors")
+    assert cached_checkpoint("etam_nano") is None
+    assert refusal(lambda: fetch_checkpoint("etam_nano")).endswith("install etam-edge again")

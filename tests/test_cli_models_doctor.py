@@ -33,7 +33,7 @@ from etam_edge.cli.doctor import (
 )
 from etam_edge.cli.models import SUGGESTED, parameter_count
 from etam_edge.exporters import checkpoints
-from etam_edge.spec import OFFICIAL, ModelSpec, Pooling
+from etam_edge.spec import MODELS, NANO, OFFICIAL, ModelSpec, Pooling
 
 
 def say(*arguments: str) -> str:
@@ -62,8 +62,8 @@ def loaded_by(command: str) -> set[str]:
 
 @pytest.fixture
 def cached(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Checkpoints that are taken to be in the cache, by variant."""
-    files: dict[str, Path] = {}
+    """Checkpoints that are taken to be on this machine, by model: the package's own, and what a test adds."""
+    files: dict[str, Path] = {NANO.name: checkpoints.PACKAGED}
     monkeypatch.setattr(checkpoints, "cached_checkpoint", files.get)
     return files
 
@@ -91,14 +91,14 @@ ODD = ModelSpec(
 """A spec in which every size differs from the official ones."""
 
 
-@pytest.mark.parametrize("spec", [*OFFICIAL.values(), ODD], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [*MODELS.values(), ODD], ids=lambda spec: spec.name)
 def test_parameter_count_is_the_size_of_the_state_dict(spec: ModelSpec) -> None:
     torch = pytest.importorskip("torch")
     from etam_edge.model import EfficientTAM
 
     with torch.device("meta"):
         state = EfficientTAM(spec).state_dict()
-    if spec is not ODD:
+    if spec.name in OFFICIAL:
         assert len(state) == 455
     assert parameter_count(spec) == sum(tensor.numel() for tensor in state.values())
 
@@ -106,14 +106,16 @@ def test_parameter_count_is_the_size_of_the_state_dict(spec: ModelSpec) -> None:
 def test_models_lists_every_variant_and_the_next_command(cached: dict[str, Path]) -> None:
     cached["efficienttam_s_1"] = Path("/cache/efficienttam_s_1.pt")
     lines = say("models").splitlines()
-    rows = {name: next(line for line in lines if f" {name} " in line) for name in OFFICIAL}
+    rows = {name: next(line for line in lines if f" {name} " in line) for name in MODELS}
     assert "1024 px" in rows["efficienttam_ti"]
     assert "512 px" in rows["efficienttam_s_512x512"]
     assert "2x2, scores" in rows["efficienttam_ti_1"]
     assert "2x2, keys" in rows["efficienttam_s_2"]
     assert "34.1 M" in rows["efficienttam_s"]
     assert "17.9 M" in rows["efficienttam_ti"]
-    assert [name for name, row in rows.items() if "not cached" not in row] == ["efficienttam_s_1"]
+    assert [name for name, row in rows.items() if "not cached" not in row] == ["etam_nano", "efficienttam_s_1"]
+    assert "in the package" in rows["etam_nano"]
+    assert "256 px" in rows["etam_nano"]
     assert " cached " in rows["efficienttam_s_1"]
     assert any("--checkpoint FILE" in line for line in lines)
     assert lines[-1] == f"next: etam-edge export --model {SUGGESTED}"
@@ -130,13 +132,13 @@ def test_models_says_nothing_of_downloads_when_all_is_cached(cached: dict[str, P
 def test_names_stay_whole_on_a_narrow_terminal(cached: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     text = say("models")
-    assert all(name in text for name in OFFICIAL)
+    assert all(name in text for name in MODELS)
 
 
 def test_models_as_json(cached: dict[str, Path]) -> None:
     cached["efficienttam_s"] = Path("/cache/:key:/efficienttam_s.pt")
     rows = {row["name"]: row for row in json.loads(say("models", "--json"))}
-    assert list(rows) == list(OFFICIAL)
+    assert list(rows) == list(MODELS)
     assert rows["efficienttam_s"] == {
         "name": "efficienttam_s",
         "image_size": 1024,
@@ -150,7 +152,7 @@ def test_models_as_json(cached: dict[str, Path]) -> None:
 
 def test_models_without_the_hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert say("models").count("│ not cached │") == len(OFFICIAL)
+    assert say("models").count("│ not cached") == len(OFFICIAL)
 
 
 def test_models_finds_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +166,7 @@ def test_models_finds_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     rows = {row["name"]: row["checkpoint"] for row in json.loads(say("models", "--json"))}
+    assert rows.pop(NANO.name) == str(checkpoints.PACKAGED)
     assert {name: path for name, path in rows.items() if path} == {"efficienttam_ti": str(file)}
 
 

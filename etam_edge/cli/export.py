@@ -24,9 +24,12 @@ class Pool(str, Enum):
 
 
 def export(
-    model: Annotated[str | None, typer.Option(help="Variant to export; `etam-edge models` lists them.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model to export; `etam-edge models` lists them.", show_default="etam_nano, in the package"),
+    ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint file; without it the official one is downloaded.")
+        Path | None, typer.Option(help="Checkpoint file; without it an official one is downloaded.")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Number type of the graphs.")] = Precision.FP32,
     output: Annotated[
@@ -80,25 +83,26 @@ def export(
         source = {"name": file.name, "sha256": sha256_of(file)}
         bundle = export_bundle(network, target, sizes, source, approximation, overwrite, step)
         bar.update(task, advance=1, description="done")
-    _report(bundle)
+    _report(bundle, name_official=model is None and checkpoint is None)
 
 
 def _model_name(model: str | None, checkpoint: Path | None) -> str:
-    from etam_edge.spec import OFFICIAL
+    from etam_edge.spec import MODELS, NANO
 
     if model is not None:
         return model
-    if checkpoint is not None and checkpoint.stem in OFFICIAL:
+    if checkpoint is None:
+        return NANO.name
+    if checkpoint.stem in MODELS:
         return checkpoint.stem
-    if checkpoint is not None:
-        raise InputError(
-            f"the variant of {checkpoint} cannot be told from its name; add --model NAME (etam-edge models lists them)"
-        )
-    raise InputError("no model was named; add --model NAME (etam-edge models lists them)")
+    raise InputError(
+        f"the model of {checkpoint} cannot be told from its name; add --model NAME (etam-edge models lists them)"
+    )
 
 
-def _report(bundle: Bundle) -> None:
+def _report(bundle: Bundle, name_official: bool) -> None:
     from etam_edge.cli.console import megabytes, next_command, out
+    from etam_edge.cli.models import SUGGESTED
 
     manifest = bundle.manifest
     size = sum(bundle.graph_path(name).stat().st_size for name in manifest.graphs)
@@ -111,4 +115,7 @@ def _report(bundle: Bundle) -> None:
     )
     if manifest.approximation:
         out.print(f"  approximation: {manifest.approximation}")
+    if name_official:
+        official = f"etam-edge export --model {SUGGESTED}"
+        out.print(f"  {manifest.model.name} is small and learned from drawn clips; for real work: {official}")
     next_command(f"etam-edge track {bundle.path} VIDEO --point X,Y")

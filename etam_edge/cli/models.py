@@ -1,4 +1,4 @@
-"""`etam-edge models`: the variants that can be exported."""
+"""`etam-edge models`: the models that can be exported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etam_edge.spec import OFFICIAL, ModelSpec, Pooling
+from etam_edge.spec import MODELS, NANO, ModelSpec, Pooling
 
 SUGGESTED = "efficienttam_ti_512x512"
 """The variant that the next command names: the least work a frame."""
@@ -17,8 +17,8 @@ POOLING = {Pooling.NONE: "no", Pooling.SCORE_BIAS: "2x2, scores", Pooling.KEY_BI
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
-    """List the variants: sizes, pooling, parameters, and whether the checkpoint is on this machine."""
-    rows = [describe(spec) for spec in OFFICIAL.values()]
+    """List the models: sizes, pooling, parameters, and whether the checkpoint is on this machine."""
+    rows = [describe(spec) for spec in MODELS.values()]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -30,14 +30,14 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
     caption = "pooled: each memory frame is averaged 2x2, ln 4 added to scores or keys"
     table = Table("model", "image", "pooled", "parameters", "checkpoint", caption=caption)
     # Narrow terminals fold the other columns: a name can always be copied.
-    table.columns[0].min_width = max(len(name) for name in OFFICIAL)
+    table.columns[0].min_width = max(len(name) for name in MODELS)
     for row in rows:
         table.add_row(
             row["name"],
             f"{row['image_size']} px",
             POOLING[Pooling(row["pooling"])],
             f"{row['parameters'] / 1e6:.1f} M",
-            "cached" if row["checkpoint"] else "not cached",
+            _place(row),
         )
     out.print(table)
     if not all(row["checkpoint"] for row in rows):
@@ -47,8 +47,14 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
     next_command(f"etam-edge export --model {SUGGESTED}")
 
 
+def _place(row: dict[str, Any]) -> str:
+    if not row["checkpoint"]:
+        return "not cached"
+    return "in the package" if row["name"] == NANO.name else "cached"
+
+
 def describe(spec: ModelSpec) -> dict[str, Any]:
-    """Facts of a variant for JSON: `checkpoint` is the path of the cached file, or None."""
+    """Facts of a model for JSON: `checkpoint` is the path of the file on this machine, or None."""
     from etam_edge.exporters.checkpoints import cached_checkpoint
 
     path = cached_checkpoint(spec.name)

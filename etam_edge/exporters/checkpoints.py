@@ -1,7 +1,8 @@
 """Checkpoints: where the official ones come from, and everything that is checked before a model carries one.
 
 A checkpoint is what the release publishes, a dict whose key `model` holds the state dict, or the bare state dict that
-people save. It is read with `weights_only=True`: nothing in the file is ever executed.
+people save; it is read with `weights_only=True`. Safetensors files are read too. Nothing in a file is ever executed.
+The weights of `etam_nano` are a file of this package.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from etam_edge.bundle import sha256_of
 from etam_edge.errors import CheckpointError
-from etam_edge.spec import OFFICIAL, ModelSpec
+from etam_edge.spec import NANO, OFFICIAL, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,8 @@ KNOWN_SHA256: dict[str, str] = {
     "efficienttam_ti_512x512": "7d4d652a465f0081391050932f45d8a66768ccc99c8ea393ce8a5927e83f3b9b",
 }
 """Of the published files, by variant; the others' hashes are not known."""
+PACKAGED = Path(__file__).resolve().parent.parent / "weights" / f"{NANO.name}.safetensors"
+"""Trained weights of `etam_nano`, half precision (etam_edge/weights/MODEL_CARD.md)."""
 ANSWER_TIMEOUT = 5.0
 """Seconds that the hub has for its first answer."""
 FAMILIES = {384: "an EfficientTAM-S model", 192: "an EfficientTAM-Ti model"}
@@ -52,12 +55,16 @@ _TEXT = frozenset(b"\t\n\f\r") | frozenset(range(32, 127))
 
 
 def fetch_checkpoint(variant: str) -> Path:
-    """The checkpoint of an official variant: from the hub's cache, without any network, or else downloaded into it.
+    """The checkpoint of a model: the package's own, or an official one, downloaded where the hub's cache lacks it.
 
     Raises:
-        CheckpointError: the variant has no published checkpoint, the hub cannot be reached or has no such file, it
+        CheckpointError: the model has no published checkpoint, the hub cannot be reached or has no such file, it
             cannot be stored, huggingface_hub is not installed, or the file is not the one that was published.
     """
+    if variant == NANO.name:
+        if not PACKAGED.exists():
+            raise CheckpointError(f"the weights of {NANO.name} are missing at {PACKAGED}; install etam-edge again")
+        return PACKAGED
     if variant not in OFFICIAL:
         raise CheckpointError(
             f"no checkpoint of '{variant}' is published; pass --checkpoint FILE, or take one of {', '.join(OFFICIAL)}"
@@ -76,7 +83,12 @@ def fetch_checkpoint(variant: str) -> Path:
 
 
 def cached_checkpoint(variant: str) -> Path | None:
-    """The checkpoint of a variant in the hub's cache, or None. Never touches the network, never reads the file."""
+    """The checkpoint of a model on this machine, in the package or the hub's cache, or None.
+
+    Never touches the network, never reads the file.
+    """
+    if variant == NANO.name:
+        return PACKAGED if PACKAGED.exists() else None
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
@@ -218,8 +230,13 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"{path} is empty; download or copy it again")
     if head.startswith(_ZIP):
         _check_archive(path)
-    elif not head.startswith(_PICKLE):
+    elif not head.startswith(_PICKLE) and not _is_safetensors(head):
         raise CheckpointError(f"{path} is no PyTorch checkpoint: {_what_it_is(head)}")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Eight bytes of length, then a JSON object."""
+    return head[8:10] == b'{"'
 
 
 def _what_it_is(head: bytes) -> str:
@@ -227,8 +244,6 @@ def _what_it_is(head: bytes) -> str:
         return "it is a git-LFS pointer to the weights; run 'git lfs pull' in its clone, or download the file itself"
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         return "it is a web page; download the file itself, not the page that shows it"
-    if head[8:10] == b'{"':
-        return "it is a safetensors file; take the .pt file that was published"
     if set(head) <= _TEXT:
         return "it is a text file; download or copy the checkpoint again"
     return "its format is unknown; take the .pt file that was published"
@@ -265,6 +280,10 @@ def _read(path: Path) -> Any:
 
     import torch
 
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if _is_safetensors(head):
+        return _read_safetensors(path)
     try:
         with warnings.catch_warnings():
             # About other kinds of files, which the errors below name.
@@ -280,6 +299,26 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: PyTorch cannot read it ({_reason(error)}); download or copy it again"
         ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors; half precision, which only stores them smaller, becomes float32."""
+    import torch
+
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is a safetensors file and safetensors cannot be imported ({error}); "
+            'install it with: pip install "etam-edge[export]"'
+        ) from error
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({_reason(error)}); download or copy it again") from error
+    narrow = (torch.float16, torch.bfloat16)
+    return {name: tensor.float() if tensor.dtype in narrow else tensor for name, tensor in tensors.items()}
 
 
 def _state_dict(contents: Any, path: Path) -> dict[str, Tensor]:
@@ -309,6 +348,8 @@ def _check_family(spec: ModelSpec, tensors: dict[str, Tensor], path: Path) -> No
     width = int(patches.shape[0])
     if width == spec.vit_width or positions.shape[2] != width:
         return
+    if NANO.name in (spec.name, path.stem):
+        return  # of the Ti models' width, and different in nearly everything else
     family = FAMILIES.get(width, "another model")
     same = [
         name

@@ -15,8 +15,9 @@ from sources import Sources, fractal, recolour
 
 SPRITE = 112
 """Side of a part's picture, in pixels."""
-SUBPIXELS = 4
 TRIES = 12
+UNIT = 10
+"""Frames in which a thing goes about as far as its speed says."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Thing:
     gain: np.ndarray
 
 
-def make_clip(sources: Sources, seed: int, side: int, length: int, targets: int, small: float = 0.12) -> Clip:
+def make_clip(
+    sources: Sources, seed: int, side: int, length: int, targets: int, small: float = 0.12, pace: float = 1.0
+) -> Clip:
     """A clip that is the same for the same arguments and sources.
 
     Args:
@@ -81,18 +84,21 @@ def make_clip(sources: Sources, seed: int, side: int, length: int, targets: int,
         length: N, frames.
         targets: K, objects whose masks are given; each is visible in the first frame.
         small: size of the smallest objects in frame sides.
+        pace: how fast all moves, 1 for the full range from nearly still to wild.
     """
     for attempt in range(TRIES):
         rng = np.random.default_rng((seed, attempt))
-        clip = _render(sources, rng, side, length, targets, small)
+        clip = _render(sources, rng, side, length, targets, small, pace)
         least = max(12.0, 0.001 * side * side)
         if (clip.masks[0].sum((1, 2)) >= least).all():
             break
     return clip
 
 
-def _render(sources: Sources, rng: np.random.Generator, side: int, length: int, targets: int, small: float) -> Clip:
-    speed = float(np.exp(rng.uniform(np.log(0.08), np.log(1.2))))
+def _render(
+    sources: Sources, rng: np.random.Generator, side: int, length: int, targets: int, small: float, pace: float
+) -> Clip:
+    speed = pace * float(np.exp(rng.uniform(np.log(0.08), np.log(1.2))))
     camera = _Camera(rng, length, speed)
     things = [_thing(sources, rng, length, speed, small) for _ in range(targets)]
     for _ in range(int(rng.choice([0, 1, 2, 3, 4], p=[0.25, 0.3, 0.2, 0.15, 0.1]))):
@@ -192,10 +198,10 @@ class _Light:
 
 
 def _wander(rng: np.random.Generator, length: int, amplitude: float) -> np.ndarray:
-    """A smooth path of `length` steps that starts near 0, float64 (N,): drift, a wave and a little jitter."""
-    t = np.linspace(0, 1, length)
+    """A smooth path that starts near 0, float64 (N,): drift, a wave and a little jitter."""
+    t = np.arange(length) / UNIT
     wave = np.sin(2 * np.pi * (rng.uniform(0.2, 2.0) * t + rng.random()))
-    path = rng.normal() * t + rng.uniform(0, 0.8) * (wave - wave[0]) + 0.03 * rng.standard_normal(length)
+    path = rng.normal() * t + rng.uniform(0, 0.8) * (wave - wave[0]) + 0.01 * rng.standard_normal(length)
     return amplitude * path
 
 
@@ -242,7 +248,7 @@ def _motion(rng: np.random.Generator, length: int, speed: float, size: float) ->
     start = rng.uniform(0.2, 0.8, 2)
     place = start + np.stack([_wander(rng, length, 0.4 * speed) for _ in range(2)], 1)
     if rng.random() < 0.15 and length > 3:  # out of the frame and back
-        away = np.sin(np.linspace(0, np.pi * rng.uniform(0.8, 1.6), length)).clip(0)
+        away = np.sin(np.pi * rng.uniform(0.8, 2.5) * np.arange(length) / UNIT).clip(0)
         direction = rng.uniform(0, 2 * np.pi)
         place = place + 1.4 * away[:, None] * np.array([np.cos(direction), np.sin(direction)])
     return {

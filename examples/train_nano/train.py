@@ -37,7 +37,7 @@ from etam_edge.spec import ModelSpec, find_spec
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training. `until` is the share of the budget at which it ends; clips a batch and batches a step."""
+    """A part of the training, until this share of the budget; the rest is what `make_clip` gets."""
 
     until: float
     side: int
@@ -45,13 +45,13 @@ class Phase:
     clips: int
     batches: int
     small: float
+    pace: float
 
 
 PHASES = (
-    Phase(until=0.06, side=128, length=2, clips=8, batches=2, small=0.25),
-    Phase(until=0.35, side=128, length=4, clips=8, batches=2, small=0.2),
-    Phase(until=0.60, side=192, length=5, clips=4, batches=2, small=0.16),
-    Phase(until=1.00, side=256, length=7, clips=2, batches=4, small=0.12),
+    Phase(until=0.30, side=128, length=3, clips=2, batches=4, small=0.25, pace=0.4),
+    Phase(until=0.55, side=192, length=5, clips=2, batches=4, small=0.16, pace=0.6),
+    Phase(until=1.00, side=256, length=7, clips=1, batches=4, small=0.12, pace=0.8),
 )
 OBJECTS = 2
 """Targets in each clip; they share the image encoder."""
@@ -127,7 +127,15 @@ class Batches(torch.utils.data.Dataset):
             self.sources = training_sources(self.options)
         phase = self.phase
         clips = [
-            make_clip(self.sources, SEED + number * phase.clips + index, phase.side, phase.length, OBJECTS, phase.small)
+            make_clip(
+                self.sources,
+                SEED + number * phase.clips + index,
+                phase.side,
+                phase.length,
+                OBJECTS,
+                phase.small,
+                phase.pace,
+            )
             for index in range(phase.clips)
         ]
         plan = Plan.draw(np.random.default_rng((SEED, number)), phase.length)
