@@ -1,9 +1,9 @@
-# make demo    sets up, exports a model and tracks an object through a real clip
+# make demo    sets up, exports the small model and tracks objects through a real clip and a drawn one
 # make test    sets up and runs lint, types and tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MODEL ?= efficienttam_ti_512x512
+MODEL ?=
 CHECKPOINT ?=
 # The runtime supports Python 3.10 (JetPack 6): where one is found, its tests run there too.
 PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
@@ -12,7 +12,7 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/pyth
 .PHONY: demo test check clean
 
 demo: $(VENV)/ready
-	$(BIN)/python examples/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+	$(BIN)/etam-edge demo $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: check
 	$(BIN)/python -m pytest

@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from etam_edge.cli.demo import demo
 from etam_edge.cli.doctor import doctor
 from etam_edge.cli.export import export
 from etam_edge.cli.inspect import inspect
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, track, inspect, models, doctor):
+for command in (export, track, inspect, models, demo, doctor):
     app.command()(command)
 
 

@@ -1,0 +1,150 @@
+"""`etam-edge demo`: from a checkpoint to tracked videos, by the commands a user would type."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etam_edge.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RATE = 15.0
+"""Frames per second of the drawn clip."""
+OBJECTS = {"ball": 1, "box": 2}
+CHAIR, REFLECTION = 1, 2
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the bundle and the videos.")] = Path("out/demo"),
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model to show; `etam-edge models` lists them.", show_default="etam_nano, in the package"),
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint file of that model.")] = None,
+) -> None:
+    """Export a model, track a real clip and a drawn one, and say how well it did. Needs no network."""
+    from etam_edge.cli.console import next_command, out
+    from etam_edge.cli.export import export
+    from etam_edge.cli.track import track
+    from etam_edge.clips import CHAIR_VIDEO, chair_masks, crossing
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be made ({error.strerror}); name another folder") from error
+    bundle = output / "bundle"
+    _show("export", "--output", bundle, "--overwrite", model=model, checkpoint=checkpoint)
+    export(model=model, checkpoint=checkpoint, output=bundle, overwrite=True)
+
+    frames, drawn_truth = crossing()
+    real_truth = chair_masks()
+    clips = {
+        "chair": (CHAIR_VIDEO, _chair_prompts(output, real_truth[0])),
+        "crossing": (_write_video(output / "crossing.mp4", frames), _crossing_prompts(output, drawn_truth[0])),
+    }
+    results = {}
+    for name, (video, prompts) in clips.items():
+        overlay, masks = output / f"{name}_tracked.mp4", output / f"{name}_masks"
+        arguments: dict[str, Any] = {"prompts": prompts, "output": overlay, "masks": masks}
+        _show("track", bundle, video, **arguments)
+        track(bundle, str(video), **arguments)
+        results[name] = overlay, masks
+
+    out.print()
+    _table(results["chair"][1], real_truth, results["crossing"][1], drawn_truth)
+    out.print("The overlay videos:")
+    for overlay, _ in results.values():
+        out.print(f"  {overlay}", markup=False, soft_wrap=True)
+    next_command(f"etam-edge track {shlex.quote(str(bundle))} YOUR_VIDEO.mp4 --box X0,Y0,X1,Y1")
+
+
+def _show(*words: object, **options: object) -> None:
+    """The command, as a user would type it."""
+    from etam_edge.cli.console import out
+
+    given = [(f"--{name}", value) for name, value in options.items() if value is not None]
+    texts = [str(word) for word in (*words, *(part for pair in given for part in pair))]
+    out.print(f"\n$ etam-edge {shlex.join(texts)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_video(path: Path, frames: np.ndarray) -> Path:
+    import numpy as np
+
+    from etam_edge.cli.sources import import_opencv
+
+    cv2 = import_opencv()
+    height, width = frames.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), RATE, (width, height))
+    if not writer.isOpened():
+        raise InputError(f"{path} cannot be written; name another --output")
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    return path
+
+
+def _chair_prompts(folder: Path, reflection: np.ndarray) -> Path:
+    from etam_edge.clips import CHAIR_BOX
+
+    mask = _write_mask(folder / "chair_reflection.png", reflection)
+    entries = [
+        {"frame": 0, "object": CHAIR, "box": CHAIR_BOX},
+        {"frame": 0, "object": REFLECTION, "mask": mask.name},
+    ]
+    return _write_prompts(folder / "chair_prompts.json", entries)
+
+
+def _crossing_prompts(folder: Path, masks: np.ndarray) -> Path:
+    entries = [
+        {"frame": 0, "object": number, "mask": _write_mask(folder / f"crossing_{name}.png", mask).name}
+        for (name, number), mask in zip(OBJECTS.items(), masks, strict=True)
+    ]
+    return _write_prompts(folder / "crossing_prompts.json", entries)
+
+
+def _write_mask(path: Path, mask: np.ndarray) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    return path
+
+
+def _write_prompts(path: Path, entries: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps(entries, indent=1))
+    return path
+
+
+def _table(chair: Path, chair_truth: np.ndarray, crossing: Path, crossing_truth: np.ndarray) -> None:
+    """How well each object with known masks was held."""
+    from rich.table import Table
+
+    from etam_edge.cli.console import out
+
+    table = Table("clip", "object", "mean J", "smallest J", caption="J: overlap with the true mask, 1 is perfect")
+    rows = [("chair", "reflection", _similarity(chair, REFLECTION, chair_truth))]
+    for index, (name, number) in enumerate(OBJECTS.items()):
+        rows.append(("crossing", name, _similarity(crossing, number, crossing_truth[:, index])))
+    for clip, name, values in rows:
+        table.add_row(clip, name, f"{sum(values) / len(values):.2f}", f"{min(values):.2f}")
+    out.print(table)
+
+
+def _similarity(folder: Path, number: int, truth: np.ndarray) -> list[float]:
+    """J of the tracked frames where the object is in sight."""
+    import numpy as np
+    from PIL import Image
+
+    from etam_edge.calibration.metrics import region_similarity
+
+    values = []
+    for file, mask in list(zip(sorted(folder.glob("*.png")), truth, strict=True))[1:]:
+        if mask.sum() > 50:
+            values.append(float(region_similarity(np.asarray(Image.open(file)) == number, mask)))
+    return values

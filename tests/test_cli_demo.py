@@ -1,0 +1,68 @@
+"""`etam-edge demo`: what a newcomer sees first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from etam_edge.cli.app import app
+from etam_edge.clips import CHAIR_BOX, CHAIR_VIDEO, chair_masks, crossing
+from etam_edge.errors import InputError
+
+pytest.importorskip("torch")
+pytest.importorskip("cv2")
+
+DATA = Path(__file__).parent / "data" / "chair"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.usefixtures("offline")
+def test_demo_exports_tracks_and_says_what_is_where(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "demo")], env={"COLUMNS": "300"})
+    assert result.exit_code == 0, result.exception
+    for name in ("chair", "crossing"):
+        video = tmp_path / "demo" / f"{name}_tracked.mp4"
+        assert video.stat().st_size > 10_000
+        assert str(video) in result.output
+        assert len(list((tmp_path / "demo" / f"{name}_masks").glob("*.png"))) == 60
+    assert "$ etam-edge export --output" in result.output
+    assert all(name in result.output for name in ("reflection", "ball", "box", "mean J"))
+    assert result.output.splitlines()[-1].startswith("next: etam-edge track ")
+    masks = np.asarray(Image.open(sorted((tmp_path / "demo" / "crossing_masks").glob("*.png"))[0]))
+    assert set(np.unique(masks)) == {0, 1, 2}
+
+
+def test_demo_in_a_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "file" / "demo")])
+    assert isinstance(result.exception, InputError)
+    assert "cannot be made" in str(result.exception)
+
+
+def test_packed_masks_are_the_annotations() -> None:
+    annotations = [np.asarray(Image.open(file)) > 0 for file in sorted((DATA / "Annotations").iterdir())]
+    assert np.array_equal(chair_masks(), np.stack(annotations))
+    assert CHAIR_VIDEO.read_bytes() == (DATA / "chair.mp4").read_bytes()
+    x0, y0, x1, y1 = CHAIR_BOX
+    assert 0 <= x0 < x1 <= 720
+    assert 0 <= y0 < y1 <= 480
+
+
+def test_crossing_hides_the_box_and_shows_it_again() -> None:
+    frames, masks = crossing()
+    assert frames.shape == (60, 240, 320, 3)
+    assert masks.shape == (60, 2, 240, 320)
+    assert not (masks[:, 0] & masks[:, 1]).any()
+    visible = masks.sum((2, 3))
+    assert visible[:, 0].min() > 3000
+    assert visible[0, 1] > 3000
+    assert visible[30:40, 1].min() < 20
+    assert visible[-1, 1] > 3000
