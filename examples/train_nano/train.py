@@ -53,6 +53,8 @@ PHASES = (
     Phase(until=0.55, side=192, length=5, clips=2, batches=4, small=0.16, pace=0.6),
     Phase(until=1.00, side=256, length=7, clips=1, batches=4, small=0.12, pace=0.8),
 )
+GPU_CLIPS = 8
+"""Times more clips a batch on a GPU, which small batches leave idle."""
 OBJECTS = 2
 """Targets in each clip; they share the image encoder."""
 MATRIX_RATE, OTHER_RATE, WEIGHT_DECAY = 1e-3, 1e-3, 0.02
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("out/nano"))
     parser.add_argument("--model", default="etam_nano", help="name of the ModelSpec that is trained")
+    parser.add_argument("--clips", type=int, help="times more clips a batch; default: 1 on a CPU, 8 on a GPU")
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="trainers on a CPU, clip makers for a GPU"
     )
@@ -78,6 +81,7 @@ def main() -> None:
         "--emoji-font", type=Path, help="a colour bitmap font; default: Noto Color Emoji where installed"
     )
     options = parser.parse_args()
+    options.clips = options.clips or (1 if options.device == "cpu" else GPU_CLIPS)
     options.output.mkdir(parents=True, exist_ok=True)
     sources = training_sources(options)
     print(
@@ -125,18 +129,18 @@ class Batches(torch.utils.data.Dataset):
         cv2.setNumThreads(1)
         if self.sources is None:  # in a loader's process
             self.sources = training_sources(self.options)
-        phase = self.phase
+        phase, count = self.phase, self.phase.clips * self.options.clips
         clips = [
             make_clip(
                 self.sources,
-                SEED + number * phase.clips + index,
+                SEED + number * count + index,
                 phase.side,
                 phase.length,
                 OBJECTS,
                 phase.small,
                 phase.pace,
             )
-            for index in range(phase.clips)
+            for index in range(count)
         ]
         plan = Plan.draw(np.random.default_rng((SEED, number)), phase.length)
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
@@ -192,9 +196,10 @@ class Trainer:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Plan, int]]:
         """This process's batches of one step."""
-        maker, phase, shared = Batches(self.phase, self.options, self.sources), self.phase, self.shared
+        phase, shared = self.phase, self.shared
         first = shared.step.value * max(phase.batches for phase in PHASES)
         if self.device.type == "cpu":
+            maker = Batches(phase, self.options, self.sources)
             while True:
                 with shared.lock:
                     index = shared.next.value
@@ -203,11 +208,7 @@ class Trainer:
                     return
                 yield maker[first + index]
         if self.stream is None:
-            numbers = range(first, first + 10_000_000)
-            loader = torch.utils.data.DataLoader(
-                maker, batch_size=None, sampler=numbers, num_workers=self.options.processes, prefetch_factor=4
-            )
-            self.stream = iter(loader)
+            self.stream = iter(loader(phase, self.options, first))
         for _ in range(phase.batches):
             yield next(self.stream)
 
@@ -353,6 +354,18 @@ class Log:
         values = "  ".join(f"{name} {mean:.3f}" for name, mean in zip(self.NAMES, means, strict=True))
         print(f"step {step:6d}  {elapsed / 60:6.1f} min  {side} px  gradient {row[3]:.2f}  {values}", flush=True)
         self.rows, self.norms = [], []
+
+
+def loader(phase: Phase, options: argparse.Namespace, first: int) -> torch.utils.data.DataLoader:
+    """Batches from number `first` on, made by other processes while a GPU works."""
+    return torch.utils.data.DataLoader(
+        Batches(phase, options),
+        batch_size=None,
+        sampler=range(first, first + 10_000_000),
+        num_workers=options.processes,
+        prefetch_factor=4,
+        multiprocessing_context="spawn",
+    )
 
 
 def schedule(step: int, progress: float) -> float:
