@@ -1,7 +1,8 @@
-"""parity_table.py: how far the PyTorch model and the exported graphs are from the reference's answers, as Markdown."""
+"""parity_table.py [VARIANT...]: how far model and graphs are from the reference's answers, in Markdown."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from itertools import groupby
 from pathlib import Path
@@ -24,11 +25,13 @@ def cells(golden: Golden, answers: Answers) -> str:
     return f"{differences} | {comparison.mask_bits}{' (out of tolerance)' if comparison.failures else ''}"
 
 
-def main() -> None:
+def main(variants: list[str]) -> None:
     sides = " | ".join(f"{side}: logits | pointers | scores | bits" for side in ("PyTorch", "graphs"))
     print(f"| variant | scenario | {sides} |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    ordered = sorted(GOLDENS, key=lambda golden: golden.weights_id)
+    ordered = sorted(
+        (g for g in GOLDENS if g.variant in variants or not variants), key=lambda golden: golden.weights_id
+    )
     for weights_id, group in groupby(ordered, key=lambda golden: golden.weights_id):
         model = seeded_model(*weights_id)
         with tempfile.TemporaryDirectory() as folder:
@@ -42,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
