@@ -90,12 +90,17 @@ def _write_video(path: Path, frames: np.ndarray) -> Path:
 
 
 def _chair_prompts(folder: Path, reflection: np.ndarray) -> Path:
-    from etam_edge.clips import CHAIR_BOX
+    import numpy as np
+    from PIL import Image, ImageDraw
 
-    mask = _write_mask(folder / "chair_reflection.png", reflection)
+    from etam_edge.clips import CHAIR_OUTLINE
+
+    outline = Image.new("1", reflection.shape[::-1])
+    ImageDraw.Draw(outline).polygon(CHAIR_OUTLINE, fill=1)
+    masks = {CHAIR: ("chair", np.asarray(outline)), REFLECTION: ("reflection", reflection)}
     entries = [
-        {"frame": 0, "object": CHAIR, "box": CHAIR_BOX},
-        {"frame": 0, "object": REFLECTION, "mask": mask.name},
+        {"frame": 0, "object": number, "mask": _write_mask(folder / f"chair_{name}.png", mask).name}
+        for number, (name, mask) in masks.items()
     ]
     return _write_prompts(folder / "chair_prompts.json", entries)
 

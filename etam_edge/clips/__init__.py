@@ -13,8 +13,8 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 CHAIR_VIDEO = FOLDER / "chair.mp4"
 """60 frames of 720 x 480: an office chair that is turned, and its reflection in a window."""
-CHAIR_BOX = (46, 42, 242, 304)
-"""Around the chair itself in the first frame, (x0, y0, x1, y1) in pixels."""
+CHAIR_OUTLINE = ((50, 48), (138, 45), (150, 160), (235, 165), (238, 195), (205, 200), (75, 170))
+"""Back and seat of the chair itself in the first frame, a polygon of (x, y) in pixels, drawn by hand."""
 CROSSING_SHAPE = (240, 320)
 CROSSING_FRAMES = 60
 

@@ -10,6 +10,7 @@ first mask.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from sources import Sources
 
 from etam_edge import Prompt, Tracker
 from etam_edge.calibration.metrics import boundary_measure, evaluated_mean, region_similarity
+from etam_edge.clips import crossing
 
 CLIPS, LENGTH, PACE = 50, 16, 0.8
 FIRST_SEED = 10_000_000_000
@@ -48,6 +50,7 @@ def main() -> None:
         score = drawn(tracker, kind, options.clips, Sources(held_out=True, cache=options.cache))
         similarity, copied, sight = (np.mean(v) for v in (score.similarity, score.copied, score.sight))
         print(f"| {kind} | {similarity:.3f} | {copied:.3f} | {100 * sight:.1f} % |", flush=True)
+    print(f"\nOne object: {speed(tracker):.1f} ms a frame, median.")
     if options.davis:
         print("\n| DAVIS clip, first mask given | J | F | copy J |\n| --- | --- | --- | --- |")
         rows = []
@@ -85,6 +88,19 @@ def real(tracker: Tracker, root: Path, name: str) -> tuple[float, float, float]:
         evaluated_mean([boundary_measure(*pair) for pair in zip(masks, truth, strict=True)]),
         evaluated_mean([region_similarity(truth[0], mask) for mask in truth]),
     )
+
+
+def speed(tracker: Tracker, frames: int = 200) -> float:
+    """Median milliseconds of a frame with one object and its memory full."""
+    images, masks = crossing()
+    session = tracker.start_session()
+    session.track(images[0], prompts={1: Prompt(mask=masks[0, 0])})
+    times = []
+    for index in range(1, frames):
+        begin = time.perf_counter()
+        session.track(images[index % len(images)])
+        times.append(1e3 * (time.perf_counter() - begin))
+    return float(np.median(times[20:]))
 
 
 def follow(

@@ -50,7 +50,7 @@ class Phase:
 
 PHASES = (
     Phase(until=0.30, side=128, length=3, clips=2, batches=4, small=0.25, pace=0.4),
-    Phase(until=0.55, side=192, length=5, clips=2, batches=4, small=0.16, pace=0.6),
+    Phase(until=0.65, side=192, length=5, clips=2, batches=4, small=0.16, pace=0.6),
     Phase(until=1.00, side=256, length=7, clips=1, batches=4, small=0.12, pace=0.8),
 )
 GPU_CLIPS = 8
@@ -59,7 +59,7 @@ OBJECTS = 2
 """Targets in each clip; they share the image encoder."""
 MATRIX_RATE, OTHER_RATE, WEIGHT_DECAY = 1e-3, 1e-3, 0.02
 WARM_UP_STEPS = 150
-CONSTANT_UNTIL = 0.5
+CONSTANT_UNTIL = 0.3
 """Share of the budget with the full learning rate; then it falls linearly to zero."""
 CLIP_GRADIENT = 1.0
 SEED = 20261124
