@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from etam_edge.cli.app import app
 from etam_edge.clips import CHAIR_OUTLINE, CHAIR_VIDEO, chair_masks, crossing
-from etam_edge.errors import InputError
+from etam_edge.errors import EtamError, InputError
 
 pytest.importorskip("torch")
 pytest.importorskip("cv2")
@@ -45,6 +46,14 @@ def test_demo_in_a_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "file" / "demo")])
     assert isinstance(result.exception, InputError)
     assert "cannot be made" in str(result.exception)
+
+
+def test_demo_without_opencv_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "demo")])
+    assert isinstance(result.exception, EtamError)
+    assert "pip install" in str(result.exception)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_packed_masks_are_the_annotations() -> None:

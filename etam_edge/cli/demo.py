@@ -31,9 +31,11 @@ def demo(
     """Export a model, track a real clip and a drawn one, and say how well it did. Needs no network."""
     from etam_edge.cli.console import next_command, out
     from etam_edge.cli.export import export
+    from etam_edge.cli.sources import import_opencv
     from etam_edge.cli.track import track
     from etam_edge.clips import CHAIR_VIDEO, chair_masks, crossing
 
+    import_opencv()  # its absence is said before the model is exported
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
