@@ -721,6 +721,15 @@ def test_weights_of_the_package_are_no_official_model(tmp_path: Path) -> None:
     assert "image_encoder.trunk.blocks.4" in text
 
 
+def test_weights_of_the_package_are_not_taken_for_the_ti_models_of_their_width(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "renamed.safetensors"
+    path.write_bytes(checkpoints.PACKAGED.read_bytes())
+    text = refusal(lambda: load_model(find_spec("efficienttam_s_512x512"), path))
+    assert "the weights of another model (ViT width 192)" in text
+    assert text.endswith("use another --checkpoint")
+
+
 def test_missing_packaged_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoints, "PACKAGED", tmp_path / "gone.safetensors")
     assert cached_checkpoint("etam_nano") is None

@@ -41,8 +41,8 @@ PACKAGED = Path(__file__).resolve().parent.parent / "weights" / f"{NANO.name}.sa
 """Trained weights of `etam_nano`, half precision (etam_edge/weights/MODEL_CARD.md)."""
 ANSWER_TIMEOUT = 5.0
 """Seconds that the hub has for its first answer."""
-FAMILIES = {384: "an EfficientTAM-S model", 192: "an EfficientTAM-Ti model"}
-"""By ViT width."""
+FAMILIES = {(384, 12): "an EfficientTAM-S model", (192, 12): "an EfficientTAM-Ti model"}
+"""By ViT width and depth."""
 NAMED = 3
 """How many tensors an error names before it only counts them."""
 
@@ -348,13 +348,14 @@ def _check_family(spec: ModelSpec, tensors: dict[str, Tensor], path: Path) -> No
     width = int(patches.shape[0])
     if width == spec.vit_width or positions.shape[2] != width:
         return
-    if NANO.name in (spec.name, path.stem):
-        return  # of the Ti models' width, and different in nearly everything else
-    family = FAMILIES.get(width, "another model")
+    prefix = "image_encoder.trunk.blocks."
+    depth = len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+    family = FAMILIES.get((width, depth), "another model")
     same = [
         name
         for name, other in OFFICIAL.items()
-        if (other.vit_width, other.image_size, other.pooling) == (width, spec.image_size, spec.pooling)
+        if (other.vit_width, other.vit_depth, other.image_size, other.pooling)
+        == (width, depth, spec.image_size, spec.pooling)
     ]
     remedy = f"use --model {same[0]}, or another --checkpoint" if same else "use another --checkpoint"
     raise CheckpointError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from etam_edge.model.image_encoder import ImageEncoder
 from etam_edge.model.layers import MLP, to_map, to_tokens
-from etam_edge.model.mask_decoder import Choice, MaskDecoder
+from etam_edge.model.mask_decoder import Candidates, Choice, MaskDecoder
 from etam_edge.model.memory_attention import MemoryAttention
 from etam_edge.model.memory_encoder import MemoryEncoder
 from etam_edge.model.position import sine_position
@@ -107,14 +107,18 @@ class EfficientTAM(nn.Module):
             mask_logits: a mask prompt at (B, 1, 4s, 4s), or None.
             multimask: take the best of three candidates; otherwise the single one with the stability fallback.
         """
+        candidates = self.propose(features, points, labels, mask_logits)
+        decoder = self.sam_mask_decoder
+        choice = decoder.best(candidates) if multimask else decoder.single(candidates)
+        return self.settle(choice, candidates.score)
+
+    def propose(self, features: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None) -> Candidates:
+        """The decoder's candidates before one is chosen. Arguments as in `segment`."""
         prompt = self.sam_prompt_encoder
         tokens = prompt.embed_points(points, labels)
         tokens = torch.cat((tokens, prompt.padding_tokens(1).expand(len(tokens), -1, -1)), dim=1)
         dense = prompt.no_mask() if mask_logits is None else prompt.embed_mask(mask_logits)
-        candidates = self.sam_mask_decoder(features, prompt.image_position(), tokens, dense)
-        decoder = self.sam_mask_decoder
-        choice = decoder.best(candidates) if multimask else decoder.single(candidates)
-        return self.settle(choice, candidates.score)
+        return self.sam_mask_decoder(features, prompt.image_position(), tokens, dense)
 
     def settle(self, choice: Choice, score: Tensor) -> Segmentation:
         """Apply the occlusion score: with score <= 0 the mask is empty and the pointer is `no_obj_ptr`."""

@@ -20,11 +20,11 @@ from etam_edge.model import EfficientTAM
 from etam_edge.model.efficienttam import Segmentation
 from etam_edge.model.layers import to_tokens
 from etam_edge.model.mask_decoder import Candidates, Choice
+from etam_edge.model.reference_tracker import LOGIT_LIMIT
 
 ENTROPY, DICE, IOU, SCORE = 3.0, 1.0, 1.0, 1.0
 ALL_CANDIDATES = 0.05
 """Share of the mask loss that also the candidates other than the best one get, so that none of them stays untrained."""
-LOGIT_LIMIT = 32.0
 ERROR_CLICKS = 2
 
 
@@ -153,13 +153,8 @@ class Rollout:
         mask_weight: float = 1.0,
     ) -> Segmentation:
         """One answer of the decoder, its losses tallied."""
-        model = self.model
-        prompt = model.sam_prompt_encoder
-        tokens = prompt.embed_points(points, labels)
-        tokens = torch.cat((tokens, prompt.padding_tokens(1).expand(len(tokens), -1, -1)), 1)
-        dense = prompt.no_mask() if mask_logits is None else prompt.embed_mask(mask_logits)
-        candidates = model.sam_mask_decoder(features, prompt.image_position(), tokens, dense)
-        side = model.spec.mask_size
+        candidates = self.model.propose(features, points, labels, mask_logits)
+        side = self.model.spec.mask_size
         masks = (candidates.kernels @ candidates.upscaled.flatten(2)).unflatten(2, (side, side)).float()
         first, last = (1, 4) if multimask else (0, 1)
         self._losses(t, masks[:, first:last], candidates, first, tracked, mask_weight)
@@ -168,7 +163,7 @@ class Rollout:
         choice = Choice(
             masks[each, index][:, None], candidates.ious[each, index][:, None], candidates.tokens[each, index], index
         )
-        return model.settle(choice, candidates.score.float())
+        return self.model.settle(choice, candidates.score.float())
 
     def _losses(
         self, t: int, masks: Tensor, candidates: Candidates, first: int, tracked: bool, mask_weight: float

@@ -2,7 +2,7 @@
 
     python examples/train_nano/train.py --budget 60 --device cuda --output out/nano
 
-Everything follows from the budget: frames grow from 128 to 256 pixels and clips from 2 to 7 frames, and the learning
+Everything follows from the budget: frames grow from 128 to 256 pixels and clips from 3 to 7 frames, and the learning
 rate falls to zero at the end. Interrupted, it goes on where it was when the same command is given again.
 
 On a CPU one single-threaded process a core shares the weights and takes clips from a common counter: a core that is
@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from clips import make_clip
 from rollout import Plan, Rollout
 from sources import Sources
 from start import initialise
-from torch import Tensor, nn
+from torch import Tensor
 
 from etam_edge.model import EfficientTAM
 from etam_edge.spec import ModelSpec, find_spec
@@ -318,7 +318,7 @@ def train(rank: int, world: int, options: argparse.Namespace, shared: Shared) ->
             shared.step.value += 1
         shared.barrier.wait()
         if log:
-            log.add(shared.step.value, shared.elapsed.value, asdict(phase)["side"], norm, list(shared.log))
+            log.add(shared.step.value, shared.elapsed.value, phase.side, norm, list(shared.log))
             shared.log[:] = []
         if shared.elapsed.value - saved > 60 * options.save_every:
             saved = shared.elapsed.value
@@ -381,13 +381,10 @@ def resized(base: EfficientTAM, side: int) -> EfficientTAM:
         other = model.get_submodule(name)
         for key, parameter in module.named_parameters(recurse=False):
             setattr(other, key, parameter)
-        for key in module.state_dict():
-            if (
-                "." not in key
-                and isinstance(getattr(module, key), Tensor)
-                and not isinstance(getattr(module, key), nn.Parameter)
-            ):
-                other.register_buffer(key, getattr(module, key))
+        saved = module.state_dict()  # tables that depend on the size are not
+        for key, buffer in module.named_buffers(recurse=False):
+            if key in saved:
+                other.register_buffer(key, buffer)
     return model
 
 
