@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from etam_edge.cli.app import app
-from etam_edge.clips import CHAIR_OUTLINE, CHAIR_VIDEO, chair_masks, crossing
+from etam_edge.clips import CHAIR_VIDEO, chair_masks, chair_outline, crossing
 from etam_edge.errors import EtamError, InputError
 
 pytest.importorskip("torch")
@@ -60,7 +60,9 @@ def test_packed_masks_are_the_annotations() -> None:
     annotations = [np.asarray(Image.open(file)) > 0 for file in sorted((DATA / "Annotations").iterdir())]
     assert np.array_equal(chair_masks(), np.stack(annotations))
     assert CHAIR_VIDEO.read_bytes() == (DATA / "chair.mp4").read_bytes()
-    assert all(0 <= x < 720 and 0 <= y < 480 for x, y in CHAIR_OUTLINE)
+    assert chair_outline().shape == (480, 720)
+    assert chair_outline()[110, 100]
+    assert not (chair_outline() & chair_masks()[0]).any()
 
 
 def test_crossing_hides_the_box_and_shows_it_again() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 RATE = 15.0
 """Frames per second of the drawn clip."""
-OBJECTS = {"ball": 1, "box": 2}
-CHAIR, REFLECTION = 1, 2
+SCORED = (("chair", "reflection", 2), ("crossing", "ball", 1), ("crossing", "box", 2))
+"""Clip, name and id of the objects whose true masks are known."""
 
 
 def demo(
@@ -33,7 +35,7 @@ def demo(
     from etam_edge.cli.export import export
     from etam_edge.cli.sources import import_opencv
     from etam_edge.cli.track import track
-    from etam_edge.clips import CHAIR_VIDEO, chair_masks, crossing
+    from etam_edge.clips import CHAIR_VIDEO, chair_masks, chair_outline, crossing
 
     import_opencv()  # its absence is said before the model is exported
     try:
@@ -47,8 +49,14 @@ def demo(
     frames, drawn_truth = crossing()
     real_truth = chair_masks()
     clips = {
-        "chair": (CHAIR_VIDEO, _chair_prompts(output, real_truth[0])),
-        "crossing": (_write_video(output / "crossing.mp4", frames), _crossing_prompts(output, drawn_truth[0])),
+        "chair": (
+            CHAIR_VIDEO,
+            _write_prompts(output, "chair", {"chair": chair_outline(), "reflection": real_truth[0]}),
+        ),
+        "crossing": (
+            _write_video(output / "crossing.mp4", frames),
+            _write_prompts(output, "crossing", dict(zip(("ball", "box"), drawn_truth[0], strict=True))),
+        ),
     }
     results = {}
     for name, (video, prompts) in clips.items():
@@ -59,7 +67,8 @@ def demo(
         results[name] = overlay, masks
 
     out.print()
-    _table(results["chair"][1], real_truth, results["crossing"][1], drawn_truth)
+    truths = (real_truth, drawn_truth[:, 0], drawn_truth[:, 1])
+    _table({name: masks for name, (_, masks) in results.items()}, truths)
     out.print("The overlay videos:")
     for overlay, _ in results.values():
         out.print(f"  {overlay}", markup=False, soft_wrap=True)
@@ -91,54 +100,30 @@ def _write_video(path: Path, frames: np.ndarray) -> Path:
     return path
 
 
-def _chair_prompts(folder: Path, reflection: np.ndarray) -> Path:
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    from etam_edge.clips import CHAIR_OUTLINE
-
-    outline = Image.new("1", reflection.shape[::-1])
-    ImageDraw.Draw(outline).polygon(CHAIR_OUTLINE, fill=1)
-    masks = {CHAIR: ("chair", np.asarray(outline)), REFLECTION: ("reflection", reflection)}
-    entries = [
-        {"frame": 0, "object": number, "mask": _write_mask(folder / f"chair_{name}.png", mask).name}
-        for number, (name, mask) in masks.items()
-    ]
-    return _write_prompts(folder / "chair_prompts.json", entries)
-
-
-def _crossing_prompts(folder: Path, masks: np.ndarray) -> Path:
-    entries = [
-        {"frame": 0, "object": number, "mask": _write_mask(folder / f"crossing_{name}.png", mask).name}
-        for (name, number), mask in zip(OBJECTS.items(), masks, strict=True)
-    ]
-    return _write_prompts(folder / "crossing_prompts.json", entries)
-
-
-def _write_mask(path: Path, mask: np.ndarray) -> Path:
+def _write_prompts(folder: Path, clip: str, masks: dict[str, np.ndarray]) -> Path:
+    """Masks of the first frame by the object's name, and the prompts file that gives them to objects 1, 2, ..."""
     import numpy as np
     from PIL import Image
 
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-    return path
-
-
-def _write_prompts(path: Path, entries: list[dict[str, Any]]) -> Path:
+    entries = []
+    for number, (name, mask) in enumerate(masks.items(), 1):
+        file = folder / f"{clip}_{name}.png"
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+        entries.append({"frame": 0, "object": number, "mask": file.name})
+    path = folder / f"{clip}_prompts.json"
     path.write_text(json.dumps(entries, indent=1))
     return path
 
 
-def _table(chair: Path, chair_truth: np.ndarray, crossing: Path, crossing_truth: np.ndarray) -> None:
-    """How well each object with known masks was held."""
+def _table(folders: dict[str, Path], truths: Sequence[np.ndarray]) -> None:
+    """How well each object of SCORED was held, from the PNG masks of its clip."""
     from rich.table import Table
 
     from etam_edge.cli.console import out
 
     table = Table("clip", "object", "mean J", "smallest J", caption="J: overlap with the true mask, 1 is perfect")
-    rows = [("chair", "reflection", _similarity(chair, REFLECTION, chair_truth))]
-    for index, (name, number) in enumerate(OBJECTS.items()):
-        rows.append(("crossing", name, _similarity(crossing, number, crossing_truth[:, index])))
-    for clip, name, values in rows:
+    for (clip, name, number), truth in zip(SCORED, truths, strict=True):
+        values = _similarity(folders[clip], number, truth)
         table.add_row(clip, name, f"{sum(values) / len(values):.2f}", f"{min(values):.2f}")
     out.print(table)
 
@@ -151,7 +136,7 @@ def _similarity(folder: Path, number: int, truth: np.ndarray) -> list[float]:
     from etam_edge.calibration.metrics import region_similarity
 
     values = []
-    for file, mask in list(zip(sorted(folder.glob("*.png")), truth, strict=True))[1:]:
+    for file, mask in islice(zip(sorted(folder.glob("*.png")), truth, strict=True), 1, None):
         if mask.sum() > 50:
             values.append(float(region_similarity(np.asarray(Image.open(file)) == number, mask)))
     return values

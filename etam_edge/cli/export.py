@@ -29,7 +29,7 @@ def export(
         typer.Option(help="Model to export; `etam-edge models` lists them.", show_default="etam_nano, in the package"),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint file; without it an official one is downloaded.")
+        Path | None, typer.Option(help="Checkpoint file; without it an official model's is downloaded.")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Number type of the graphs.")] = Precision.FP32,
     output: Annotated[

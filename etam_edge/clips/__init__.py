@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 FOLDER = Path(__file__).resolve().parent
 CHAIR_VIDEO = FOLDER / "chair.mp4"
 """60 frames of 720 x 480: an office chair that is turned, and its reflection in a window."""
-CHAIR_OUTLINE = ((50, 48), (138, 45), (150, 160), (235, 165), (238, 195), (205, 200), (75, 170))
-"""Back and seat of the chair itself in the first frame, a polygon of (x, y) in pixels, drawn by hand."""
+_OUTLINE = ((50, 48), (138, 45), (150, 160), (235, 165), (238, 195), (205, 200), (75, 170))
 CROSSING_SHAPE = (240, 320)
 CROSSING_FRAMES = 60
 
@@ -24,6 +24,13 @@ def chair_masks() -> np.ndarray:
     with np.load(FOLDER / "chair_masks.npz") as packed:
         frames, height, width = packed["shape"]
         return np.unpackbits(packed["bits"], axis=-1, count=int(width)).astype(bool).reshape(frames, height, width)
+
+
+def chair_outline() -> np.ndarray:
+    """Back and seat of the chair itself in the first frame, bool (480, 720): a polygon drawn by hand."""
+    image = Image.new("1", (720, 480))
+    ImageDraw.Draw(image).polygon(_OUTLINE, fill=1)
+    return np.asarray(image)
 
 
 def crossing(frames: int = CROSSING_FRAMES) -> tuple[np.ndarray, np.ndarray]:
