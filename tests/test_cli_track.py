@@ -219,7 +219,7 @@ def test_frames_after_the_last_one_wanted_are_not_read(bundle: str, folder: Path
 
 
 def test_names_in_any_script_are_ordered(tmp_path: Path) -> None:
-    from etam_edge.cli.sources import open_source
+    from etam_edge.clips.sources import open_source
 
     for name in ("10.png", "9.png", "1²2.png", "b1.JPG", ".hidden.png"):
         Image.fromarray(np.zeros((4, 6, 3), dtype=np.uint8)).save(tmp_path / name)
@@ -368,7 +368,7 @@ def test_masks_with_soft_edges_are_refused(bundle: str, folder: Path, tmp_path: 
 
 
 def test_dark_colours_and_sixteen_bits_mark_and_transparency_does_not(tmp_path: Path) -> None:
-    from etam_edge.cli.prompts import read_masks
+    from etam_edge.clips.prompts import read_masks
 
     inside = np.zeros((8, 9), dtype=bool)
     inside[2:5, 3:7] = True
@@ -616,17 +616,13 @@ def test_frames_without_any_object_in_sight_are_counted(
 
 def test_overlay_colours_the_mask_and_nothing_far_from_it() -> None:
     cv2 = pytest.importorskip("cv2")
-    from etam_edge.cli.outputs import FILL, colour, overlay
-    from etam_edge.runtimes.types import FrameResult
+    from etam_edge.clips.overlay import FILL, colour, overlay
 
     pixels = np.full((200, 300, 3), 100, dtype=np.uint8)
     masks = np.zeros((3, 200, 300), dtype=bool)
     masks[0, 20:100, 30:130] = True
     masks[1, 120:180, 200:290] = True  # the third is empty: out of sight
-    result = FrameResult(
-        0, (1, 2, 9), masks, masks.astype(np.float32), np.array([1.0, 1, -1]), np.ones(3), np.zeros(3, int)
-    )
-    drawn = overlay(cv2, pixels, result)
+    drawn = overlay(cv2, pixels, (1, 2, 9), masks)
     for object_id, place in ((1, (30, 40)), (2, (130, 210))):
         wanted = (1 - FILL) * 100 + FILL * colour(object_id)
         np.testing.assert_allclose(drawn[place], wanted, atol=1)
@@ -642,7 +638,7 @@ def test_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_overlap_goes_to_the_higher_score(tmp_path: Path) -> None:
     from etam_edge.cli.outputs import MaskFolder
-    from etam_edge.cli.sources import NamedFrame
+    from etam_edge.clips.sources import NamedFrame
     from etam_edge.runtimes.types import FrameResult
 
     masks = np.zeros((2, 4, 4), dtype=bool)

@@ -17,10 +17,11 @@ ALLOWED = {
     "model": {"model"},
     "exporters": {"exporters", "model"},
     "runtimes": {"runtimes"},
-    "calibration": {"calibration", "runtimes"},
+    "clips": {"clips", "runtimes"},
+    "calibration": {"calibration", "clips", "runtimes"},
 }
-"""Rooms that the files of a room may import, besides bundle, spec and errors."""
-SHARED = {"bundle", "spec", "errors"}
+"""Rooms that the files of a room may import, besides bundle, recipe, spec and errors."""
+SHARED = {"bundle", "recipe", "spec", "errors"}
 
 
 def python(code: str) -> str:

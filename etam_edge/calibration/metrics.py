@@ -17,30 +17,33 @@ BOUNDARY_TOLERANCE = 0.008
 """Boundaries match within this share of the frame's diagonal."""
 
 
-def region_similarity(mask: np.ndarray, truth: np.ndarray) -> float:
-    """J: intersection over union of two bool (H, W) masks; 1 where both are empty.
+def region_similarity(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None) -> float:
+    """J: intersection over union of two bool (H, W) masks; 1 where both are empty. Void pixels do not count.
 
     Raises:
         InputError: their shapes differ.
     """
-    _check(mask, truth)
+    mask, truth = _counted(mask, truth, void)
     union = np.count_nonzero(mask | truth)
     return 1.0 if union == 0 else np.count_nonzero(mask & truth) / union
 
 
-def boundary_measure(mask: np.ndarray, truth: np.ndarray, tolerance: float = BOUNDARY_TOLERANCE) -> float:
+def boundary_measure(
+    mask: np.ndarray, truth: np.ndarray, tolerance: float = BOUNDARY_TOLERANCE, void: np.ndarray | None = None
+) -> float:
     """F: harmonic mean of precision and recall of the mask's boundary, within the tolerance.
 
     Args:
         mask, truth: bool (H, W).
         tolerance: a share of the diagonal, or pixels where it is 1 or more.
+        void: bool (H, W), pixels that belong to neither mask.
 
     Raises:
         InputError: their shapes differ.
     """
     import cv2
 
-    _check(mask, truth)
+    mask, truth = _counted(mask, truth, void)
     radius = tolerance if tolerance >= 1 else math.ceil(tolerance * math.hypot(*mask.shape))
     ours, theirs = boundary(mask), boundary(truth)
     count, wanted = np.count_nonzero(ours), np.count_nonzero(theirs)
@@ -75,6 +78,8 @@ def evaluated_mean(values: Sequence[float]) -> float:
     return float(np.mean(values[1:-1]))
 
 
-def _check(mask: np.ndarray, truth: np.ndarray) -> None:
+def _counted(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks without the void pixels."""
     if mask.shape != truth.shape or mask.ndim != 2:
         raise InputError(f"masks of shapes {mask.shape} and {truth.shape} cannot be compared; both must be (H, W)")
+    return (mask, truth) if void is None else (mask & ~void, truth & ~void)

@@ -33,9 +33,9 @@ def demo(
     """Export a model, track a real clip and a drawn one, and say how well it did. Needs no network."""
     from etam_edge.cli.console import next_command, out
     from etam_edge.cli.export import export
-    from etam_edge.cli.sources import import_opencv
     from etam_edge.cli.track import track
     from etam_edge.clips import CHAIR_VIDEO, chair_masks, chair_outline, crossing
+    from etam_edge.clips.sources import import_opencv
 
     import_opencv()  # its absence is said before the model is exported
     try:
@@ -87,7 +87,7 @@ def _show(*words: object, **options: object) -> None:
 def _write_video(path: Path, frames: np.ndarray) -> Path:
     import numpy as np
 
-    from etam_edge.cli.sources import import_opencv
+    from etam_edge.clips.sources import import_opencv
 
     cv2 = import_opencv()
     height, width = frames.shape[1:3]

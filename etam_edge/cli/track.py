@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from etam_edge.cli.outputs import Output
-    from etam_edge.cli.prompts import PromptPlan
-    from etam_edge.cli.sources import FrameSource
+    from etam_edge.clips.prompts import PromptPlan
+    from etam_edge.clips.sources import FrameSource
     from etam_edge.runtimes import Session
 
 
@@ -52,8 +52,8 @@ def track(
 ) -> None:
     """Track prompted objects through a video, a folder of images or a camera."""
     from etam_edge.cli.console import err, next_command
-    from etam_edge.cli.prompts import plan_prompts
-    from etam_edge.cli.sources import open_source
+    from etam_edge.clips.prompts import plan_prompts
+    from etam_edge.clips.sources import open_source
     from etam_edge.runtimes import Tracker
 
     # All that can be refused is refused before the first frame is tracked.
@@ -121,7 +121,7 @@ def _check_overwriting(
     Raises:
         InputError: what is written would take the place of what is read, or of something else that is written.
     """
-    from etam_edge.cli.sources import IMAGE_SUFFIXES
+    from etam_edge.clips.sources import IMAGE_SUFFIXES
 
     source = frames.path.resolve() if frames.path else None
     read = [source, *(path.resolve() for path in plan.files)]

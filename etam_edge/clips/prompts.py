@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from etam_edge.cli.sources import UNREADABLE_IMAGE
+from etam_edge.clips.sources import UNREADABLE_IMAGE
 from etam_edge.errors import InputError
 from etam_edge.runtimes.prompts import prepare
 from etam_edge.runtimes.types import Prompt
@@ -101,7 +101,7 @@ def plan_prompts(
             raise InputError(
                 "--prompts cannot be mixed with --point, --negative-point, --box or --mask; put all in the file"
             )
-        return _from_file(file)
+        return plan_file(file)
     if mask is not None:
         if points or negative_points or box is not None:
             raise InputError("--mask cannot be mixed with --point, --negative-point or --box; give one of them")
@@ -176,7 +176,12 @@ def _numbers(text: str, count: int, option: str) -> list[float]:
     return numbers
 
 
-def _from_file(file: Path) -> PromptPlan:
+def plan_file(file: Path) -> PromptPlan:
+    """The plan that a JSON file holds.
+
+    Raises:
+        InputError: the file is missing, damaged, or one of its entries is not usable.
+    """
     try:
         # Some editors put a byte order mark first.
         entries = json.loads(file.read_text(encoding="utf-8-sig"))

@@ -73,7 +73,11 @@ def open_source(source: str) -> FrameSource:
 
 
 class ImageFolder:
-    """Images of a folder, in the natural order of their names: 2.jpg before 10.jpg."""
+    """Images of a folder, in the natural order of their names: 2.jpg before 10.jpg.
+
+    Attributes:
+        files: the images, in that order.
+    """
 
     frames_per_second: float | None = None
 
@@ -84,21 +88,21 @@ class ImageFolder:
             found = [file for file in path.iterdir() if _is_frame(file)]
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); name another folder") from error
-        self._files = sorted(found, key=_natural_order)
-        self.length: int | None = len(self._files)
-        if not self._files:
+        self.files = sorted(found, key=_natural_order)
+        self.length: int | None = len(self.files)
+        if not self.files:
             raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does")
-        stems = [file.stem for file in self._files]
+        stems = [file.stem for file in self.files]
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
             raise InputError(f"{path} holds several images named {twice}; keep one kind of file in the folder")
-        self.frame_shape: tuple[int, int] = read_image(self._files[0]).shape[:2]
+        self.frame_shape: tuple[int, int] = read_image(self.files[0]).shape[:2]
 
     def count(self) -> int | None:
         return self.length
 
     def __iter__(self) -> Iterator[NamedFrame]:
-        for file in self._files:
+        for file in self.files:
             yield NamedFrame(file.stem, read_image(file))
 
 
