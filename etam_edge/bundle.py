@@ -13,14 +13,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from etam_edge.errors import BundleError, EtamError, InputError
+from etam_edge.recipe import Recipe
 from etam_edge.spec import GraphSizes, ModelSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 GRAPH_NAMES = ("encode", "prompt", "remember", "track")
 OBJECTS = "objects"
@@ -63,11 +64,14 @@ class Manifest:
     Attributes:
         model: every size of the model.
         sizes: the graphs' own fixed sizes.
-        precision: "fp32".
+        precision: "fp32", "fp16", "int8" or "mixed".
+        recipe: which precision each region of the model has.
         graphs: by verb.
         checkpoint: `name` and `sha256` of the weights.
         approximation: how the graphs differ from the checkpoint's own model on purpose, or None.
-        verification: largest differences from the PyTorch model, by output.
+        verification: largest differences of the fp32 graphs from the PyTorch model, by output.
+        calibration: what the precisions rest on: clips, frames, the largest activation of each region; empty for fp32.
+        accuracy: the verdict of the last accuracy-drop check; empty before the first.
         versions: of the packages that made the bundle.
         created: when, ISO 8601 in UTC.
     """
@@ -75,15 +79,18 @@ class Manifest:
     model: ModelSpec
     sizes: GraphSizes
     precision: str
+    recipe: Recipe
     graphs: dict[str, GraphEntry]
     checkpoint: dict[str, str]
     approximation: str | None = None
     verification: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
 
     def to_json(self) -> str:
-        fields = {**asdict(self), "model": self.model.to_dict()}
+        fields = {**asdict(self), "model": self.model.to_dict(), "recipe": self.recipe.to_dict()}
         return json.dumps({"schema": SCHEMA_VERSION, **fields}, indent=1) + "\n"
 
     @classmethod
@@ -112,6 +119,7 @@ class Manifest:
                     **fields,
                     "model": ModelSpec.from_dict(fields["model"]),
                     "sizes": GraphSizes(**fields["sizes"]),
+                    "recipe": Recipe.from_dict(fields["recipe"]),
                     "graphs": {name: _graph_entry(entry) for name, entry in fields["graphs"].items()},
                 }
             )
@@ -168,6 +176,22 @@ class Bundle:
         """A hash over all graphs: two bundles with the same one answer the same."""
         text = ",".join(f"{name}:{self.manifest.graphs[name].sha256}" for name in GRAPH_NAMES)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def store_accuracy(self, accuracy: dict[str, Any]) -> Bundle:
+        """The same bundle with the verdict of a check in its manifest, on disk too.
+
+        Raises:
+            BundleError: the manifest cannot be written; it stays as it was.
+        """
+        manifest = replace(self.manifest, accuracy=accuracy)
+        draft = self.path / f".{MANIFEST}.partial"
+        try:
+            draft.write_text(manifest.to_json(), encoding="utf-8")
+            draft.replace(self.path / MANIFEST)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise BundleError(f"{self.path / MANIFEST} cannot be written ({error.strerror})") from error
+        return Bundle(self.path, manifest)
 
     def _check_files(self) -> None:
         missing = [name for name in GRAPH_NAMES if name not in self.manifest.graphs]

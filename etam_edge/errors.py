@@ -29,3 +29,7 @@ class ExportError(EtamError):
 
 class RuntimeUnavailableError(EtamError):
     """A runtime, package or device that was asked for and is not there."""
+
+
+class NotFiniteError(EtamError):
+    """The model answered NaN or infinity; the frame was not taken."""

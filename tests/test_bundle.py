@@ -79,7 +79,7 @@ def test_no_bundle_is_refused(path: Path, tmp_path: Path) -> None:
 
 def test_future_schema_is_refused(path: Path) -> None:
     rewrite(path, schema=99)
-    refused(path, "schema version 99, and this etam-edge reads version 1")
+    refused(path, "schema version 99, and this etam-edge reads version 2")
 
 
 def test_foreign_fields_are_refused(path: Path) -> None:

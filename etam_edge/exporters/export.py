@@ -12,6 +12,7 @@ from etam_edge.exporters.graphs import graph_modules, signatures
 from etam_edge.exporters.onnx_graphs import OPSET, export_graph
 from etam_edge.exporters.verify import verify_graphs
 from etam_edge.model.efficienttam import EfficientTAM
+from etam_edge.recipe import FP32, Recipe
 from etam_edge.spec import GraphSizes, Pooling
 
 PACKAGES = ("etam-edge", "torch", "onnx", "onnxslim", "onnxruntime", "numpy")
@@ -54,6 +55,7 @@ def export_bundle(
             model=model.spec,
             sizes=sizes,
             precision="fp32",
+            recipe=Recipe.uniform(FP32),
             graphs={
                 name: GraphEntry(f"graphs/{name}.onnx", sha256_of(folder / f"{name}.onnx"), OPSET, signature)
                 for name, signature in all_signatures.items()

@@ -82,7 +82,7 @@ class Session:
 
         Raises:
             InputError: the frame or a prompt is not usable. The session stays as it was.
-            EtamError: a graph failed or answered NaN. The session stays as it was.
+            EtamError: a graph failed, or (NotFiniteError) answered NaN. The session stays as it was.
         """
         shape = self._check_frame(frame)
         prepared = self._check_prompts({} if prompts is None else prompts, shape)
@@ -132,7 +132,7 @@ class Session:
 
         Raises:
             InputError: the object is not tracked, or the prompt is not usable. The session stays as it was.
-            EtamError: a graph failed or answered NaN. The session stays as it was.
+            EtamError: a graph failed, or (NotFiniteError) answered NaN. The session stays as it was.
         """
         object_id = check_object_id(object_id)
         memory = self._known(object_id)

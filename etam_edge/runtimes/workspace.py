@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from etam_edge.bundle import Bundle, TensorSpec
-from etam_edge.errors import EtamError
+from etam_edge.errors import NotFiniteError
 from etam_edge.runtimes.buffers import Buffer
 from etam_edge.runtimes.engine import Engine
 from etam_edge.runtimes.memory import Placement, SlotPlan
@@ -81,7 +81,7 @@ class Workspace:
         """Track the first objects on the fresh frame, one plan for each.
 
         Raises:
-            EtamError: the graph failed or answered NaN.
+            EtamError: the graph failed, or (NotFiniteError) answered NaN.
         """
         count = len(plans)
         for name, buffer in self._plan.items():
@@ -105,7 +105,7 @@ class Workspace:
             reads_memory: whether the object read memory on that frame.
 
         Raises:
-            EtamError: the graph failed or answered NaN.
+            EtamError: the graph failed, or (NotFiniteError) answered NaN.
         """
         frame = self._fresh if correcting is None else self._kept
         is_mask = prompt.mask is not None
@@ -176,7 +176,7 @@ class Workspace:
         arrays = {name: self.device.download(self._scratch[name].rows(start, stop)) for name in ANSWER}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise EtamError(
+                raise NotFiniteError(
                     f"the model answered NaN or infinity ({name}) and the frame was not taken; "
                     "check the bundle's precision and the checkpoint it was exported from"
                 )
