@@ -155,7 +155,7 @@ def test_lone_memory_is_attended_unpooled(pooling: Pooling) -> None:
     features = torch.randn(1, spec.width, spec.grid, spec.grid)
     [memory] = memory_of(model, 1)
     into = bank(model)
-    keys, values = static.EntryWriter(model).unpooled(memory)
+    keys, values = static.UnpooledEntryWriter(static.EntryWriter(model))(memory)
     slots = [6, 1, 0, 4]
     assert len(slots) == UNPOOLED_SLOTS
     into["keys"][:, slots], into["values"][:, slots] = keys, values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from etam_edge.bundle import OBJECTS, GraphSignature, TensorSpec
-from etam_edge.exporters.static_memory import EntryWriter, StaticMemoryAttention
+from etam_edge.exporters.static_memory import EntryWriter, StaticMemoryAttention, UnpooledEntryWriter
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
 from etam_edge.spec import (
     EMPTY_BIAS,
@@ -177,18 +177,30 @@ class PromptGraph(_Decoder):
         return self.outputs(model.settle(choice, candidates.score))
 
 
+class _Remember(nn.Module):
+    """`EfficientTAM.remember` as a module: nodes are named after modules, and regions told by those names."""
+
+    def __init__(self, model: EfficientTAM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, mask_logits: Tensor, binarise: bool) -> Tensor:
+        return self.model.remember(features, mask_logits, binarise)
+
+
 class RememberGraph(nn.Module):
     """A prompted frame's mask to a memory entry; the mask counts as binary."""
 
     def __init__(self, model: EfficientTAM) -> None:
         super().__init__()
-        self.model = model
+        self.remember = _Remember(model)
         self.write = EntryWriter(model)
+        self.write_unpooled = UnpooledEntryWriter(self.write) if model.spec.pooled else None
 
     def forward(self, image_features: Tensor, mask_logits: Tensor) -> tuple[Tensor, ...]:
-        memory = self.model.remember(image_features, mask_logits[:, None], binarise=True)
+        memory = self.remember(image_features, mask_logits[:, None], True)
         entry = self.write(memory)
-        return (*entry, *self.write.unpooled(memory)) if self.model.spec.pooled else entry
+        return entry if self.write_unpooled is None else (*entry, *self.write_unpooled(memory))
 
 
 class TrackGraph(_Decoder):
@@ -197,6 +209,7 @@ class TrackGraph(_Decoder):
     def __init__(self, model: EfficientTAM, sizes: GraphSizes) -> None:
         super().__init__(model)
         self.attention = StaticMemoryAttention(model, sizes)
+        self.remember = _Remember(model)
         self.write = EntryWriter(model)
 
     def forward(
@@ -216,7 +229,7 @@ class TrackGraph(_Decoder):
         # An empty prompt: one point that is none, and the padding point.
         candidates = decoder(conditioned, self.image_position, prompt.padding_tokens(2), prompt.no_mask())
         said = model.settle(decoder.best(candidates), candidates.score)
-        entry = self.write(model.remember(image_features, said.mask_logits, binarise=False))
+        entry = self.write(self.remember(image_features, said.mask_logits, False))
         return (*self.outputs(said), *entry, conditioned)
 
 

@@ -6,7 +6,7 @@ Four steps of algebra, each tested against `etam_edge.model.memory_attention`:
    time code is computed when the memory is written, and the code's share is a table by layer and age.
 2. Values last. With one head and attention rows that sum to one, `A (m W_v + b) W_o = (A m) W_v W_o + const`: attention
    runs over the raw memory channels, one value bank for all layers, and the merged matrix comes after.
-3. A lone memory is attended unpooled by the reference: `EntryWriter.unpooled` writes its full keys, time code included,
+3. A lone memory is attended unpooled by the reference: `UnpooledEntryWriter` writes its full keys, time code included,
    as four slots' worth, and the same graph serves.
 4. Slots as data. A slot's age is an index into the table, its presence a bias on its scores.
 
@@ -83,27 +83,36 @@ class EntryWriter(nn.Module):
     def forward(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Raw memory (B, M, s, s) to keys (B, L, T, C) without time code and values (B, T, M), pooled where pooled."""
         tokens = to_tokens(memory)
-        keys = [self._pool(key) for key in self._keys(tokens + self.position)]
+        keys = [self._pool(key) for key in self.keys(tokens + self.position)]
         if self.spec.pooling is Pooling.KEY_BIAS:
             keys = [key + LOG_4 for key in keys]
         return torch.stack(keys, dim=1), self._pool(tokens)
 
-    def unpooled(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The same memory standing alone: keys (B, 4, L, T, C) with the conditioning time code, values (B, 4, T, M)."""
-        spec = self.spec
-        tokens = to_tokens(memory)
-        parts = [
-            key.reshape(-1, UNPOOLED_SLOTS, spec.memory_tokens, spec.width)
-            for key in self._keys(tokens + (self.position + self.conditioning_code))
-        ]
-        values = tokens.reshape(-1, UNPOOLED_SLOTS, spec.memory_tokens, spec.memory_width)
-        return torch.stack(parts, dim=2), values
-
-    def _keys(self, tokens: Tensor) -> list[Tensor]:
+    def keys(self, tokens: Tensor) -> list[Tensor]:
+        """Projected and rotated, for every layer (B, T, C)."""
         return [rotate_halves(project(tokens), self.cosine, self.sine) for project in self.projections]
 
     def _pool(self, tokens: Tensor) -> Tensor:
         return pool_tokens(tokens, self.spec.grid) if self.spec.pooled else tokens
+
+
+class UnpooledEntryWriter(nn.Module):
+    """What a lone memory's slots hold, in a model that pools: the reference attends to it unpooled."""
+
+    def __init__(self, writer: EntryWriter) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def forward(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw memory to keys (B, 4, L, T, C) with the conditioning time code, and values (B, 4, T, M)."""
+        spec = self.writer.spec
+        tokens = to_tokens(memory)
+        parts = [
+            key.reshape(-1, UNPOOLED_SLOTS, spec.memory_tokens, spec.width)
+            for key in self.writer.keys(tokens + (self.writer.position + self.writer.conditioning_code))
+        ]
+        values = tokens.reshape(-1, UNPOOLED_SLOTS, spec.memory_tokens, spec.memory_width)
+        return torch.stack(parts, dim=2), values
 
 
 def time_code_table(model: EfficientTAM, attention: MemoryCrossAttention) -> Tensor:
