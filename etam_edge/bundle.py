@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from etam_edge.errors import BundleError, EtamError, InputError
+from etam_edge import folders
+from etam_edge.errors import BundleError, EtamError
 from etam_edge.recipe import Recipe
 from etam_edge.spec import GraphSizes, ModelSpec
 
@@ -234,56 +232,13 @@ def check_target(path: Path, overwrite: bool) -> None:
     Raises:
         InputError: something is there already, or the parent folder cannot be written.
     """
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
-            if not overwrite:
-                raise InputError(
-                    f"{path} already holds a bundle; add --overwrite to replace it, or name another --output"
-                )
-        elif any(path.iterdir()):
-            raise InputError(f"{path} is a folder with other files in it; name another --output")
-    elif path.exists():
-        raise InputError(f"{path} is a file; name a folder for --output")
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent):
-            pass
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); name another --output") from error
+    folders.check_target(path, overwrite, MANIFEST, "bundle")
 
 
-@contextmanager
-def writing(path: Path, overwrite: bool = False) -> Iterator[Path]:
+def writing(path: Path, overwrite: bool = False) -> AbstractContextManager[Path]:
     """A folder to fill with a bundle, which takes its place at `path` when the block ends without an error.
 
     Raises:
         InputError: the target is taken, or the disk is full or cannot be written.
     """
-    check_target(path, overwrite)
-    path = path.absolute()
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        _take_place(draft, path)
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written ({error.strerror or error}); free space or name another --output"
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _take_place(draft: Path, path: Path) -> None:
-    if not path.exists():
-        draft.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
-    path.rename(old)
-    try:
-        draft.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    return folders.writing(path, overwrite, MANIFEST, "bundle")

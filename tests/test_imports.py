@@ -20,8 +20,8 @@ ALLOWED = {
     "clips": {"clips", "runtimes"},
     "calibration": {"calibration", "clips", "runtimes"},
 }
-"""Rooms that the files of a room may import, besides bundle, recipe, spec and errors."""
-SHARED = {"bundle", "recipe", "spec", "errors"}
+"""Rooms that the files of a room may import, besides the files that stand outside all rooms."""
+SHARED = {"bundle", "folders", "recipe", "spec", "errors"}
 
 
 def python(code: str) -> str:

@@ -113,9 +113,7 @@ def check(
     else:
         if len(reference) != len(clips):
             raise InputError(f"there are {len(reference)} runs of the reference for {len(clips)} clips; give one each")
-        runs = [
-            (run(candidate, clip, max_frames, step), known) for clip, known in zip(clips, reference, strict=True)
-        ]
+        runs = [(run(candidate, clip, max_frames, step), known) for clip, known in zip(clips, reference, strict=True)]
     ours, theirs = [pair[0] for pair in runs], [pair[1] for pair in runs]
     return Check(compare(ours, theirs), ours, theirs)
 
@@ -219,9 +217,7 @@ def _check_reach(clip: Clip, count: int, cut: bool) -> None:
         )
 
 
-def _follow(
-    trackers: Sequence[Tracker], clip: Clip, max_frames: int | None, step: Step | None
-) -> list[Run]:
+def _follow(trackers: Sequence[Tracker], clip: Clip, max_frames: int | None, step: Step | None) -> list[Run]:
     if clip.truth is not None:
         need_opencv()
     shape = clip.frames.frame_shape

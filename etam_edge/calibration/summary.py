@@ -207,7 +207,9 @@ def _pairs(candidate: Sequence[Run], reference: Sequence[Run]) -> Iterable[tuple
         InputError: the runs do not belong together.
     """
     if len(candidate) != len(reference):
-        raise InputError(f"{len(candidate)} and {len(reference)} runs cannot be compared; give runs over the same clips")
+        raise InputError(
+            f"{len(candidate)} and {len(reference)} runs cannot be compared; give runs over the same clips"
+        )
     for ours, theirs in zip(candidate, reference, strict=True):
         for what, one, other in (
             ("clip", ours.clip, theirs.clip),

@@ -118,14 +118,14 @@ def find_clips(path: Path, prompts: Path | None = None) -> list[Clip]:
         return [_clip(path, prompts)]
     if path.is_dir() and (path / "JPEGImages").is_dir():
         return list(_davis_clips(path))
-    if path.is_file() or _holds_images(path):
-        raise InputError(f"{path} is one clip; say what to track in it with --prompts FILE.json")
     found = [
         entry
-        for entry in sorted(path.iterdir())
+        for entry in (sorted(path.iterdir()) if path.is_dir() else [])
         if not entry.name.startswith(".")
         and (entry.suffix.lower() in VIDEO_SUFFIXES or (entry.is_dir() and not _is_masks(entry)))
     ]
+    if path.is_file() or (not found and _holds_images(path)):
+        raise InputError(f"{path} is one clip; say what to track in it with --prompts FILE.json")
     if not found:
         raise InputError(f"{path} holds no clips; give {LAYOUTS}")
     names = [entry.stem for entry in found]

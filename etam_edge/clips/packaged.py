@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from etam_edge.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent
 CHAIR_VIDEO = FOLDER / "chair.mp4"
@@ -31,6 +35,46 @@ def chair_outline() -> np.ndarray:
     image = Image.new("1", (720, 480))
     ImageDraw.Draw(image).polygon(_OUTLINE, fill=1)
     return np.asarray(image)
+
+
+def write_clips(folder: Path) -> None:
+    """Both clips as a set that `find_clips` reads: frames, prompts, and true masks of the reflection, ball and box.
+
+    The chair itself, which is tracked too, has no true masks.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(CHAIR_VIDEO, folder / "chair.mp4")
+        reflection = chair_masks()
+        _write_prompts(folder, "chair", [chair_outline(), reflection[0]])
+        _write_masks(folder / "chair_masks", 2 * reflection.astype(np.uint8))
+        frames, masks = crossing()
+        (folder / "crossing").mkdir(exist_ok=True)
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(folder / "crossing" / f"{index:05d}.png", compress_level=1)
+        _write_prompts(folder, "crossing", list(masks[0]))
+        _write_masks(folder / "crossing_masks", masks[:, 0] + 2 * masks[:, 1].astype(np.uint8))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
+
+
+def _write_prompts(folder: Path, clip: str, masks: list[np.ndarray]) -> None:
+    """Masks of the first frame, and the prompts file that gives them to objects 1, 2, ..."""
+    entries = []
+    for number, mask in enumerate(masks, 1):
+        file = f"{clip}_object_{number}.png"
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / file)
+        entries.append({"frame": 0, "object": number, "mask": file})
+    (folder / f"{clip}.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+
+
+def _write_masks(folder: Path, labels: np.ndarray) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, values in enumerate(labels):
+        Image.fromarray(values).save(folder / f"{index:05d}.png")
 
 
 def crossing(frames: int = CROSSING_FRAMES) -> tuple[np.ndarray, np.ndarray]:

@@ -105,7 +105,8 @@ class EncodeGraph(nn.Module):
         self.neck = model.image_encoder.neck
 
     def forward(self, frame: Tensor) -> Tensor:
-        x = self.patch(frame.permute(0, 3, 1, 2).to(torch.float32)).permute(0, 2, 3, 1) + self.position
+        # Cast first: TensorRT reads uint8 in a cast and nowhere else.
+        x = self.patch(frame.to(torch.float32).permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + self.position
         for block in self.blocks:
             x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))

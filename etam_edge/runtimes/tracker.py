@@ -15,11 +15,16 @@ RUNTIMES = ("auto", "onnxruntime")
 
 
 class Tracker:
-    """A loaded bundle. It holds no memory of any stream: sessions do, and one tracker serves many, one at a time."""
+    """A loaded bundle. It holds no memory of any stream: sessions do, and one tracker serves many, one at a time.
+
+    Args:
+        bundle: on disk.
+        engine: that runs its graphs. `load` chooses one.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
-        self._engine = engine
+        self.engine = engine
 
     @classmethod
     def load(
@@ -56,7 +61,7 @@ class Tracker:
     @property
     def runtime(self) -> str:
         """The runtime that was chosen, and where it runs: for example "onnxruntime (cpu)"."""
-        return self._engine.name
+        return self.engine.name
 
     def start_session(
         self, corrections_condition: bool = False, *, max_objects: int = DEFAULT_MAX_OBJECTS, fill_hole_area: int = 0
@@ -73,7 +78,7 @@ class Tracker:
         Raises:
             InputError: an option is out of range.
         """
-        return Session(self._engine, self.bundle, corrections_condition, max_objects, fill_hole_area)
+        return Session(self.engine, self.bundle, corrections_condition, max_objects, fill_hole_area)
 
     def resume_session(self, path: str | os.PathLike[str]) -> Session:
         """The session that `Session.save` wrote, to be continued bit for bit.
@@ -81,4 +86,4 @@ class Tracker:
         Raises:
             InputError: the file is missing, damaged, or was saved with another bundle.
         """
-        return Session.resume(self._engine, self.bundle, path)
+        return Session.resume(self.engine, self.bundle, path)

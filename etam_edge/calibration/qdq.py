@@ -1,0 +1,142 @@
+"""Q/DQ pairs around multiplications, placed by ONNX Runtime's quantizer.
+
+Symmetric int8 for activations (one scale a tensor) and weights (one scale an output channel), biases in float, opset 17
+kept: the form that TensorRT's parsers and ONNX Runtime's CPU kernels both take as int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from etam_edge.calibration.ranges import Ranges, import_quantization
+from etam_edge.errors import InputError
+
+MULTIPLICATIONS = ("Conv", "MatMul", "Gemm")
+"""Gemm as well: simplifiers turn MatMul and Add into it, and int8 would vanish silently."""
+OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    # An int8 multiplication answers in float: rounding its answer too would cost accuracy, and time on a CPU.
+    "OpTypesToExcludeOutputQuantization": list(MULTIPLICATIONS),
+}
+
+
+class QdqQuantizer:
+    """Quantizes graphs of a bundle by the ranges of a recording."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+
+    def __call__(self, graph: str, model: onnx.ModelProto, nodes: Sequence[str]) -> onnx.ModelProto:
+        """The graph with Q/DQ pairs before both factors of the named nodes, and nowhere else.
+
+        Raises:
+            InputError: the ranges lack a tensor that one of the nodes reads.
+        """
+        apart, original = _set_apart(model, set(nodes))
+        ranges = self._ranges[graph]
+        constants = {tensor.name for tensor in apart.graph.initializer}
+        read = {
+            name
+            for node in apart.graph.node
+            if node.name in set(nodes)
+            for name in node.input[:2]
+            if name not in constants
+        }
+        missing = sorted(original[name] for name in read if original[name] not in ranges)
+        if missing:
+            raise InputError(f"the recording has no range of {missing[0]} in graph '{graph}'; record it again")
+        return _put_back(_quantize(apart, list(nodes), {name: ranges[original[name]] for name in read}))
+
+
+def _quantize(model: onnx.ModelProto, nodes: list[str], ranges: dict[str, tuple[float, float]]) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    calibrate = import_quantization()
+    data = calibrate.TensorsData(
+        calibrate.CalibrationMethod.MinMax,
+        {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},
+    )
+    quantizer: Any = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=data,
+        nodes_to_quantize=nodes,
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(MULTIPLICATIONS),
+        extra_options=OPTIONS,
+    )
+    quantizer.quantize_model()
+    # New nodes stand at the end, after those that read them.
+    quantizer.model.topological_sort()
+    made = onnx.ModelProto()
+    made.CopyFrom(quantizer.model.model)
+    # The quantizer announces operators of its own domain, which these graphs do not hold.
+    kept = [entry for entry in made.opset_import if entry.domain in ("", "ai.onnx")]
+    del made.opset_import[:]
+    made.opset_import.extend(kept)
+    return made
+
+
+APART = "/apart"
+
+
+def _set_apart(model: onnx.ModelProto, nodes: set[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Give the named nodes inputs of their own.
+
+    The quantizer replaces a tensor for all that read it; a residual sum, or a region that shares a weight, must not be
+    fed what was rounded for its neighbour.
+
+    Returns:
+        the graph, and the original name of every tensor by its name there.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in made.graph.initializer}
+    original: dict[str, str] = {}
+    rewritten: list[onnx.NodeProto] = []
+    for node in made.graph.node:
+        if node.name in nodes:
+            for place, name in enumerate(node.input[:2]):
+                own = f"{name}{APART}"
+                if own not in original:
+                    original[own] = name
+                    if name in constants:
+                        copy = made.graph.initializer.add()
+                        copy.CopyFrom(constants[name])
+                        copy.name = own
+                    else:
+                        rewritten.append(helper.make_node("Identity", [name], [own], name=own))
+                node.input[place] = own
+        rewritten.append(node)
+    nodes_made = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes_made)
+    return made, original
+
+
+def _put_back(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take the identities of `_set_apart` out, and constants that nothing reads any more."""
+    identities = {node.output[0]: node.input[0] for node in model.graph.node if node.name.endswith(APART)}
+    kept = [node for node in model.graph.node if not node.name.endswith(APART)]
+    for node in kept:
+        node.input[:] = [identities.get(name, name) for name in node.input]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in constants]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(copies)
+    return model
