@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from etam_edge.calibration.ranges import Ranges, import_quantization
 from etam_edge.errors import InputError
 
+BIAS = ":bias"
+"""Ends the name of the Add that stands for a Gemm's bias; what comes before it is the multiplication's name."""
 MULTIPLICATIONS = ("Conv", "MatMul", "Gemm")
 """Gemm as well: simplifiers turn MatMul and Add into it, and int8 would vanish silently."""
 OPTIONS = {
@@ -39,7 +41,7 @@ class QdqQuantizer:
         Raises:
             InputError: the ranges lack a tensor that one of the nodes reads.
         """
-        apart, original = _set_apart(model, set(nodes))
+        apart, original = _set_apart(_without_gemm(model, set(nodes)), set(nodes))
         ranges = self._ranges[graph]
         constants = {tensor.name for tensor in apart.graph.initializer}
         read = {
@@ -88,6 +90,76 @@ def _quantize(model: onnx.ModelProto, nodes: list[str], ranges: dict[str, tuple[
     return made
 
 
+def _without_gemm(model: onnx.ModelProto, nodes: set[str]) -> onnx.ModelProto:
+    """The named Gemm nodes as MatMul and, after the reshape that follows, Add.
+
+    ONNX Runtime runs a quantized Gemm in int8 only without a float bias, and puts a MatMul and an Add that touch back
+    together.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in made.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in made.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in made.graph.output}
+    rewritten: list[onnx.NodeProto] = []
+    biases: dict[str, onnx.NodeProto] = {}
+    for node in made.graph.node:
+        if node.op_type != "Gemm" or node.name not in nodes or not _is_linear(node, constants):
+            rewritten.append(node)
+            if node.name in biases:
+                rewritten.append(biases[node.name])
+            continue
+        weight = _transposed(made, constants, node)
+        output = node.output[0]
+        last = node
+        if output not in outputs and [reader.op_type for reader in readers.get(output, [])] == ["Reshape"]:
+            last = readers[output][0]
+        bias = node.input[2] if len(node.input) > 2 else None
+        product = helper.make_node("MatMul", [node.input[0], weight], [output], name=node.name)
+        rewritten.append(product)
+        if bias:
+            end = last.output[0]
+            before = f"{end}:product"
+            biases[last.name] = helper.make_node("Add", [before, bias], [end], name=f"{node.name}{BIAS}")
+            if last is node:
+                product.output[0] = before
+                rewritten.append(biases[last.name])
+            else:
+                last.output[0] = before
+    _replace_nodes(made, rewritten)
+    return made
+
+
+def _is_linear(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a Gemm is x W + b, with a constant W."""
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA", 0)
+    return plain and node.input[1] in constants
+
+
+def _transposed(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto], node: onnx.NodeProto) -> str:
+    """Name of the Gemm's weight as MatMul wants it, made where it is not there."""
+    name = node.input[1]
+    if not any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
+        return name
+    made = f"{name}:transposed"
+    if made not in constants:
+        values = np.ascontiguousarray(numpy_helper.to_array(constants[name]).T)
+        constants[made] = numpy_helper.from_array(values, made)
+        model.graph.initializer.append(constants[made])
+    return made
+
+
+def _replace_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    # What still belongs to the graph would be emptied with it.
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
 APART = "/apart"
 
 
@@ -119,9 +191,7 @@ def _set_apart(model: onnx.ModelProto, nodes: set[str]) -> tuple[onnx.ModelProto
                         rewritten.append(helper.make_node("Identity", [name], [own], name=own))
                 node.input[place] = own
         rewritten.append(node)
-    nodes_made = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes_made)
+    _replace_nodes(made, rewritten)
     return made, original
 
 
@@ -131,10 +201,8 @@ def _put_back(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [node for node in model.graph.node if not node.name.endswith(APART)]
     for node in kept:
         node.input[:] = [identities.get(name, name) for name in node.input]
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    _replace_nodes(model, kept)
+    read = {name for node in model.graph.node for name in node.input}
     constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
     copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in constants]
     del model.graph.initializer[:]

@@ -121,7 +121,9 @@ def typed_graph(
     beyond = sorted(done - set(wanted))
     if beyond:
         raise ExportError(f"graph '{name}' was quantized at {', '.join(beyond)}, which no int8 region holds")
-    result = typed(model, lambda node: node in regions and recipe.float_type(regions[node]) == FP16, signature)
+    half = {node for node, region in regions.items() if recipe.float_type(region) == FP16}
+    # A quantizer names nodes of its own after the one that they belong to: "NAME:what".
+    result = typed(model, lambda node: node.split(":")[0] in half, signature)
     problems = static_problems(result)
     if problems:
         raise ExportError(f"graph '{name}' is not static: {'; '.join(problems[:5])}; this is a defect of the exporter")
