@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -174,6 +175,16 @@ class Bundle:
         """A hash over all graphs: two bundles with the same one answer the same."""
         text = ",".join(f"{name}:{self.manifest.graphs[name].sha256}" for name in GRAPH_NAMES)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def copy_to(self, path: Path, overwrite: bool = False) -> Bundle:
+        """The same bundle at another place, all of it or nothing.
+
+        Raises:
+            InputError: the target is taken, or the disk is full or cannot be written.
+        """
+        with writing(path, overwrite) as draft:
+            shutil.copytree(self.path, draft, dirs_exist_ok=True)
+        return Bundle(path, self.manifest)
 
     def store_accuracy(self, accuracy: dict[str, Any]) -> Bundle:
         """The same bundle with the verdict of a check in its manifest, on disk too.

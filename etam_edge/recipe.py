@@ -10,6 +10,8 @@ from etam_edge.errors import InputError
 
 FP32, FP16, INT8 = "fp32", "fp16", "int8"
 PRECISIONS = (FP32, FP16, INT8)
+MIXED = "mixed"
+"""Int8 in regions that were chosen by measurement."""
 
 REGIONS = {
     "patch_embedding": "the convolution that turns pixels into tokens",
@@ -29,8 +31,12 @@ REGIONS = {
 
 PRODUCTS = frozenset({"vit_attention", "memory_self", "memory_scores", "memory_values"})
 """Regions that multiply activations by activations."""
-INT8_REGIONS = ("vit_windowed", "vit_global", "neck", "memory_layers", "memory_encoder", "memory_keys")
-"""Regions that `int8` quantizes unless it is told otherwise: multiplications with weights, where they are many."""
+INT8_REGIONS = ("vit_windowed", "vit_global", "memory_layers", "memory_keys")
+"""Regions that `int8` quantizes unless it is told otherwise: linear layers, which lose least for the time they gain."""
+CANDIDATES = (*INT8_REGIONS[:2], "neck", *INT8_REGIONS[2:], "memory_encoder")
+"""Regions that `mixed` chooses from: all that multiply by weights, but the first and the last of the model."""
+FLOAT32_REGIONS = ("mask_decoder",)
+"""Regions that stay fp32 unless told otherwise: fp16 there alone loses nine times what it loses anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,18 @@ class Recipe:
         return cls({}, rest=precision)
 
     @classmethod
-    def quantized(cls, regions: Iterable[str], rest: str = FP16) -> Recipe:
-        """These regions int8, the others `rest`."""
-        return cls(dict.fromkeys(regions, INT8), rest)
+    def default(cls, precision: str, rest: str = FP16) -> Recipe:
+        """The recipe of "fp32", "fp16", "int8" or "mixed"; docs/precision.md says how they were chosen.
+
+        Args:
+            precision: of the regions that profit from it. "mixed" has all regions in int8 that it may choose from.
+            rest: of what int8 leaves, where it profits.
+        """
+        kept = dict.fromkeys(FLOAT32_REGIONS, FP32)
+        if precision in (INT8, MIXED):
+            regions = INT8_REGIONS if precision == INT8 else CANDIDATES
+            return cls({**dict.fromkeys(regions, INT8), **kept}, rest)
+        return cls(kept, precision)
 
     def with_regions(self, overrides: Mapping[str, str]) -> Recipe:
         """The recipe with other precisions for some regions."""
@@ -95,14 +110,6 @@ class Recipe:
             InputError: a region or precision is not known.
         """
         return cls(fields["regions"], fields["rest"])
-
-
-DEFAULTS = {
-    FP32: Recipe.uniform(FP32),
-    FP16: Recipe.uniform(FP16),
-    INT8: Recipe.quantized(INT8_REGIONS),
-}
-"""The recipe of each precision; how they were chosen is in docs/precision.md."""
 
 
 def parse_regions(texts: Iterable[str]) -> dict[str, str]:

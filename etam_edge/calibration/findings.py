@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from etam_edge.calibration.summary import Comparison, Figures, Latency, Share
 
 CAPTION = (
-    "reference / candidate; drop in points, hundredths of J&F; IoU and flips (in sight or not, chosen mask) are against "
+    "reference / candidate; drop in points, hundredths of J&F; IoU and flips (in sight or not, chosen mask): against "
     "the reference"
 )
 
@@ -15,7 +15,7 @@ CAPTION = (
 def clip_rows(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
     """A table's header, a row for every clip, and one over all clips. Without true masks it has no J and F."""
     judged = comparison.overall.drop is not None
-    header = ["clip", *(["J", "F", "J&F", "drop"] if judged else []), "mean IoU", "smallest IoU", "flips"]
+    header = ["clip", *(["J", "F", "J&F", "drop"] if judged else []), "mean\nIoU", "smallest\nIoU", "flips"]
     rows = [[clip.name, *_cells(clip.figures, judged)] for clip in comparison.clips]
     return header, rows, ["overall", *_cells(comparison.overall, judged)]
 
@@ -24,8 +24,8 @@ def _cells(figures: Figures, judged: bool) -> Iterator[str]:
     if judged:
         for name in ("j", "f", "j_and_f"):
             pair = figures.reference, figures.candidate
-            yield " / ".join("-" if one is None else f"{getattr(one, name):.3f}" for one in pair)
-        yield "-" if figures.drop is None else f"{figures.drop.j_and_f:.2f}"
+            yield "/".join("-" if one is None else f"{getattr(one, name):.3f}" for one in pair)
+        yield "-" if figures.drop is None else _points(figures.drop.j_and_f)
     yield f"{figures.mean_iou:.3f}"
     yield f"{figures.worst.iou:.3f}"
     yield f"{figures.score_flips.count}, {figures.choice_flips.count}"
@@ -40,7 +40,7 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
     overall, worst, fifth = comparison.overall, comparison.overall.worst, comparison.worst_fifth
     if overall.drop is not None:
         drop = overall.drop
-        yield "drop", f"J&F {drop.j_and_f:.2f} points (J {drop.j:.2f}, F {drop.f:.2f})"
+        yield "drop", f"J&F {_points(drop.j_and_f)} points (J {_points(drop.j)}, F {_points(drop.f)})"
         if overall.judged_objects < overall.objects:
             yield (
                 "true masks",
@@ -48,13 +48,16 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
                 f"{overall.objects} objects; J and F are over those",
             )
     yield "worst frame", f"{worst.clip}, object {worst.object_id}, frame {worst.frame}: IoU {worst.iou:.3f}"
-    lost = "" if fifth.drop is None else f"drop {fifth.drop:.2f} points, "
+    lost = "" if fifth.drop is None else f"drop {_points(fifth.drop)} points, "
     yield (
         "worst fifth",
         f"of the clips by {'drop' if fifth.by == 'drop' else 'mean IoU'} ({', '.join(fifth.clips)}): {lost}mean IoU "
         f"{fifth.mean_iou:.3f}",
     )
-    yield "drift", f"mean IoU {overall.first_third:.3f} in the first third of the frames, {overall.last_third:.3f} in the last"
+    yield (
+        "drift",
+        f"mean IoU {overall.first_third:.3f} in the first third of the frames, {overall.last_third:.3f} in the last",
+    )
     yield "flips", f"in sight or not {_share(overall.score_flips)}, chosen mask {_share(overall.choice_flips)}"
     if overall.both_empty.count:
         yield "both empty", f"{_share(overall.both_empty)}: neither found the object, which counts as IoU 1"
@@ -65,6 +68,11 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
     ours, theirs = comparison.candidate_latency, comparison.reference_latency
     ratio = f"; {theirs.median / ours.median:.2f} times as fast" if ours and theirs else ""
     yield "time a frame", f"candidate {_time(ours)}, reference {_time(theirs)}{ratio}"
+
+
+def _points(drop: float) -> str:
+    # A drop that rounds to nothing has no sign.
+    return f"{round(drop, 2) + 0.0:.2f}"
 
 
 def _share(share: Share) -> str:

@@ -169,7 +169,9 @@ def _legend(figure: Any, axes: Any) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
+    """The name, or its beginning and end: names of one recording often differ in the last digits."""
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}\u2026{name[1 - half :]}"
 
 
 def _png(figure: Any) -> bytes:

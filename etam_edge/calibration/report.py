@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from etam_edge.calibration.check import Check
 from etam_edge.calibration.findings import CAPTION, clip_rows, findings
 from etam_edge.calibration.plots import accuracy_plot, drift_plot, latency_plot, region_plot
 from etam_edge.calibration.summary import Comparison
-from etam_edge.calibration.verdict import Side, Verdict
+from etam_edge.calibration.verdict import Outcome, Side
 from etam_edge.calibration.worst_frames import ONLY_CANDIDATE, ONLY_REFERENCE, Panels
 
 STYLE = """
@@ -31,7 +31,8 @@ p { margin: 6px 0; } .soft, caption, figcaption, footer { color: var(--soft); fo
 table { border-collapse: collapse; background: var(--card); font-variant-numeric: tabular-nums; width: 100%; }
 th, td { border: 1px solid var(--line); padding: 5px 9px; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; font-size: 0.87rem; }
-.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.facts th, .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.facts td:first-child { white-space: nowrap; }
 tr.overall td { font-weight: 600; border-top: 2px solid var(--soft); }
 caption { caption-side: bottom; text-align: left; padding-top: 5px; }
 figure { margin: 10px 0; } img { max-width: 100%; border-radius: 4px; display: block; }
@@ -41,52 +42,35 @@ figure { margin: 10px 0; } img { max-width: 100%; border-radius: 4px; display: b
 """
 
 
-def to_html(
-    check: Check,
-    panels: Sequence[Panels],
-    candidate: Side,
-    reference: Side,
-    verdict: Verdict,
-    made: Mapping[str, str],
-) -> str:
+def to_html(outcome: Outcome, check: Check, panels: Sequence[Panels]) -> str:
     """The report.
 
     Args:
-        check: what was found.
+        outcome: who was compared, and how it was judged.
+        check: the runs that it rests on.
         panels: pictures of the worst frames.
-        candidate, reference: who was compared.
-        verdict: how it was judged.
-        made: when and with which version.
 
     Raises:
         RuntimeUnavailableError: matplotlib is not installed.
     """
-    title = f"{candidate.name} against {reference.name}"
-    body = "\n".join(_body(title, check, panels, candidate, reference, verdict, made))
+    title = f"{outcome.candidate.name} against {outcome.reference.name}"
+    body = "\n".join(_body(title, outcome, check, panels))
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n"
         "</html>\n"
     )
 
 
-def _body(
-    title: str,
-    check: Check,
-    panels: Sequence[Panels],
-    candidate: Side,
-    reference: Side,
-    verdict: Verdict,
-    made: Mapping[str, str],
-) -> Iterator[str]:
-    comparison = check.comparison
+def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) -> Iterator[str]:
+    comparison, verdict = outcome.comparison, outcome.verdict
     word = "passed" if verdict.passed else "failed"
     yield f"<h1>Accuracy check: {escape(title)}</h1>"
     reasons = "".join(f"<p>{escape(reason)}</p>" for reason in verdict.reasons)
     yield f'<div class="verdict {word}"><strong>{word}</strong>{reasons}</div>'
     yield "<h2>What was compared</h2>"
-    yield _sides(candidate, reference)
+    yield _sides(outcome.candidate, outcome.reference)
     yield "<h2>Findings</h2>"
     yield _facts(findings(comparison))
     yield "<h2>Clip by clip</h2>"
@@ -95,15 +79,15 @@ def _body(
     yield _plot(
         drift_plot(comparison),
         "IoU of the candidate's masks with the reference's. A curve that falls steadily is an error that memory "
-        "carries on; one that falls and comes back, a frame on which the two chose differently.",
+        "carries on; one that falls and comes back, a frame on which the two chose differently. Black is the mean.",
     )
     if comparison.overall.drop is not None:
         yield "<h2>J&amp;F against the true masks</h2>"
         yield _plot(accuracy_plot(comparison), "Mean of J and F over each clip's objects.")
         yield _plot(
             region_plot(comparison),
-            "J frame by frame, of the objects whose J&F drops most. Where both fall, the model has lost the object; "
-            "where only the candidate falls, its precision has.",
+            "J frame by frame, of the objects whose J&F drops most. Where both fall, the model itself has "
+            "lost the object; where only the candidate falls, the candidate has.",
         )
     yield "<h2>Worst frames</h2>"
     yield (
@@ -117,10 +101,10 @@ def _body(
         yield "<h2>Time a frame</h2>"
         yield _plot(
             latency_plot(check),
-            "Frames without prompts; both took turns on the same frames. The rarest one in a hundred is drawn at the "
+            "Frames without prompts; both took turns on the same frames. The slowest one in a hundred is drawn at the "
             "right edge.",
         )
-    yield f"<footer>etam-edge {escape(made['etam-edge'])}, {escape(made['created'])}</footer>"
+    yield f"<footer>etam-edge {escape(outcome.version)}, {escape(outcome.created)}</footer>"
 
 
 def _sides(candidate: Side, reference: Side) -> str:
@@ -146,11 +130,16 @@ def _clips(comparison: Comparison) -> str:
 
 
 def _row(cells: Iterable[str], tag: str = "td", kind: str = "") -> str:
-    return f"<tr{f' class={kind}' if kind else ''}>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    return (
+        f"<tr{f' class={kind}' if kind else ''}>"
+        + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+        + "</tr>"
+    )
 
 
 def _plot(png: bytes, caption: str) -> str:
-    return f'<figure><div class="plot">{_image(png, "png", caption)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    picture = f'<div class="plot">{_image(png, "png", caption)}</div>'
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _panels(panels: Panels) -> str:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from etam_edge.calibration.check import Check, check
+from etam_edge.calibration.plots import need_matplotlib
 from etam_edge.clips.clip_set import Clip
-from etam_edge.errors import InputError, RuntimeUnavailableError
+from etam_edge.errors import InputError
 from etam_edge.recipe import FP16, FP32, Recipe
 from etam_edge.runtimes.tracker import Tracker
 
+MIN_GAIN = 0.01
+"""Share of a frame's time that a region has to gain to be worth quantizing; less is noise."""
 Build = Callable[[Recipe], Tracker]
 """Makes a bundle of a recipe and loads it."""
 Step = Callable[[str], None]
@@ -125,7 +128,7 @@ def fastest_within(
     Raises:
         InputError: the clips have no true masks, or the base alone drops more than the budget.
     """
-    chosen = [cost for cost in costs if cost.gain > 0 and not cost.not_finite]
+    chosen = [cost for cost in costs if cost.gain > MIN_GAIN * cost.reference_milliseconds and not cost.not_finite]
     trials: list[Trial] = []
     while True:
         names = tuple(cost.region for cost in chosen)
@@ -187,19 +190,10 @@ def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
     Raises:
         RuntimeUnavailableError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f'the plot needs matplotlib ({error}); install it with: pip install "etam-edge[check]"'
-        ) from error
+    figure_class = need_matplotlib()
     timed = costs[0].precision != FP16
-    figure, axes = pyplot.subplots(
-        1, 2 if timed else 1, figsize=(11 if timed else 7, 0.45 * len(costs) + 1.6), sharey=True, squeeze=False
-    )
+    figure = figure_class(figsize=(11 if timed else 7, 0.4 * len(costs) + 1.6), layout="constrained")
+    axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)
     names = [cost.region for cost in costs]
     lost, *others = axes[0]
     lost.barh(names, [100 * cost.lost for cost in costs], color="#c44e52")
@@ -211,6 +205,4 @@ def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_xlabel("milliseconds gained a frame, on this machine")
         axis.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

@@ -54,7 +54,7 @@ def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clip
     if judged_clips:
         return Thresholds(DEFAULT_MAX_DROP if max_drop is None else max_drop, min_iou)
     wanting = (
-        f"{'the clip has' if clips == 1 else f'none of the {clips} clips has'} true masks of an object between its "
+        f"{'the clip has no' if clips == 1 else f'none of the {clips} clips has'} true masks of an object between its "
         "prompt and the clip's last frame"
     )
     if max_drop is not None:
@@ -72,9 +72,11 @@ def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clip
 
 @dataclass(frozen=True)
 class Verdict:
-    """Attributes:
-    passed: whether every threshold was kept.
-    reasons: why not, or what was kept.
+    """Whether a candidate keeps its thresholds.
+
+    Attributes:
+        passed: whether it keeps all of them.
+        reasons: those it does not keep, or all where it keeps them.
     """
 
     passed: bool
@@ -97,7 +99,9 @@ def judge(comparison: Comparison, thresholds: Thresholds) -> Verdict:
             raise InputError("a drop of J&F cannot be judged without true masks; give a smallest IoU instead")
         drop = comparison.overall.drop.j_and_f
         change = f"drops by {drop:.3f}" if not drop < 0 else f"rises by {-drop:.3f}"
-        rules.append((drop <= thresholds.max_drop, f"J&F {change} points (at most {thresholds.max_drop:g} may be lost)"))
+        rules.append(
+            (drop <= thresholds.max_drop, f"J&F {change} points (at most {thresholds.max_drop:g} may be lost)")
+        )
     if thresholds.min_iou is not None:
         smallest = comparison.overall.worst.iou
         rules.append(
@@ -150,45 +154,62 @@ class Side:
         )
 
 
-def to_manifest(
-    candidate: Side,
-    reference: Side,
-    comparison: Comparison,
-    thresholds: Thresholds,
-    verdict: Verdict,
-    made: Mapping[str, str],
-) -> dict[str, Any]:
-    """What a bundle's manifest keeps of a check.
+@dataclass(frozen=True)
+class Outcome:
+    """A check that was done, with all that is kept of it.
 
-    Args:
+    Attributes:
         candidate, reference: who was compared.
-        comparison, thresholds, verdict: with what outcome.
-        made: when and with which version.
+        comparison: what was found.
+        thresholds: what was asked.
+        verdict: whether it was kept.
+        version: of etam-edge.
+        created: when, ISO 8601 in UTC.
     """
-    overall = comparison.overall
 
-    def j_and_f(accuracy: Any) -> float | None:
-        return None if accuracy is None else accuracy.j_and_f
+    candidate: Side
+    reference: Side
+    comparison: Comparison
+    thresholds: Thresholds
+    verdict: Verdict
+    version: str
+    created: str
 
-    return {
-        "passed": verdict.passed,
-        "reasons": verdict.reasons,
-        "thresholds": asdict(thresholds),
-        "drop": j_and_f(overall.drop),
-        "reference_j_and_f": j_and_f(overall.reference),
-        "candidate_j_and_f": j_and_f(overall.candidate),
-        "mean_iou": overall.mean_iou,
-        "smallest_iou": overall.worst.iou,
-        "reference": {"name": reference.name, "identity": reference.identity, "runtime": reference.runtime},
-        "runtime": candidate.runtime,
-        "clips": [{"name": clip.name, "frames": clip.frames} for clip in comparison.clips],
-        "judged_clips": comparison.judged_clips,
-        "candidate_not_finite": comparison.candidate_not_finite,
-        "reference_not_finite": comparison.reference_not_finite,
-        "score_flips": asdict(overall.score_flips),
-        "choice_flips": asdict(overall.choice_flips),
-        **made,
-    }
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {"etam-edge": self.version, **{k: v for k, v in asdict(self).items() if k != "version"}}
+
+    def to_manifest(self) -> dict[str, Any]:
+        """What the candidate's manifest keeps."""
+        overall = self.comparison.overall
+        drop, reference, candidate = (
+            None if accuracy is None else accuracy.j_and_f
+            for accuracy in (overall.drop, overall.reference, overall.candidate)
+        )
+        return {
+            "passed": self.verdict.passed,
+            "reasons": self.verdict.reasons,
+            "thresholds": asdict(self.thresholds),
+            "drop": drop,
+            "reference_j_and_f": reference,
+            "candidate_j_and_f": candidate,
+            "mean_iou": overall.mean_iou,
+            "smallest_iou": overall.worst.iou,
+            "reference": {
+                "name": self.reference.name,
+                "identity": self.reference.identity,
+                "runtime": self.reference.runtime,
+            },
+            "runtime": self.candidate.runtime,
+            "clips": [{"name": clip.name, "frames": clip.frames} for clip in self.comparison.clips],
+            "judged_clips": self.comparison.judged_clips,
+            "candidate_not_finite": self.comparison.candidate_not_finite,
+            "reference_not_finite": self.comparison.reference_not_finite,
+            "score_flips": asdict(overall.score_flips),
+            "choice_flips": asdict(overall.choice_flips),
+            "etam-edge": self.version,
+            "created": self.created,
+        }
 
 
 def describe(accuracy: Mapping[str, Any]) -> str:

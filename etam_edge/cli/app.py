@@ -10,11 +10,14 @@ import sys
 
 import typer
 
+from etam_edge.cli.check import check
 from etam_edge.cli.demo import demo
 from etam_edge.cli.doctor import doctor
 from etam_edge.cli.export import export
 from etam_edge.cli.inspect import inspect
 from etam_edge.cli.models import models
+from etam_edge.cli.record import record
+from etam_edge.cli.sensitivity import sensitivity
 from etam_edge.cli.track import track
 from etam_edge.errors import EtamError
 
@@ -25,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, track, inspect, models, demo, doctor):
+for command in (export, track, check, sensitivity, record, inspect, models, demo, doctor):
     app.command()(command)
 
 

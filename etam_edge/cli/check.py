@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etam_edge import __version__
 from etam_edge.errors import BundleError, InputError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from etam_edge.calibration.check import Check
     from etam_edge.calibration.summary import Comparison
+    from etam_edge.calibration.verdict import Outcome
     from etam_edge.clips.clip_set import Clip
     from etam_edge.runtimes import Tracker
 
@@ -50,10 +51,9 @@ def check(
 ) -> None:
     """Compare a bundle with a reference over clips; exit code 1 when it lost more than it may."""
     from etam_edge.calibration.check import check as compare_trackers
-    from etam_edge.calibration.check import count_frames, is_judged
+    from etam_edge.calibration.check import count_frames, is_judged, need_opencv
     from etam_edge.calibration.plots import need_matplotlib
-    from etam_edge.calibration.verdict import Side, choose_thresholds, judge, to_manifest
-    from etam_edge.calibration.worst_frames import need_opencv
+    from etam_edge.calibration.verdict import Outcome, Side, choose_thresholds, judge
     from etam_edge.cli.console import err, frame_progress, next_command, out
     from etam_edge.clips.clip_set import find_clips
 
@@ -83,15 +83,14 @@ def check(
             ours, theirs, found, max_frames, lambda clip: bar.update(task, advance=1, description=f"check {clip}")
         )
     verdict = judge(result.comparison, thresholds)
-    _print_table(result.comparison)
-    _print_findings(result.comparison)
-    made = _made()
-    accuracy = to_manifest(candidate, other, result.comparison, thresholds, verdict, made)
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    outcome = Outcome(candidate, other, result.comparison, thresholds, verdict, __version__, created)
+    _print_comparison(result.comparison)
     try:
-        ours.bundle.store_accuracy(accuracy)
+        ours.bundle.store_accuracy(outcome.to_manifest())
     except BundleError as error:
-        err.print(f"warning: the verdict is not kept in the bundle: {error}", markup=False)
-    _write_report(target, result, found, candidate, other, thresholds, verdict, made)
+        err.print(f"warning: the bundle does not keep this verdict: {error}", markup=False)
+    _write_report(target, outcome, result, found)
     out.print(verdict.sentence, markup=False)
     out.print(f"report: {target / REPORT}", markup=False)
     if verdict.passed:
@@ -99,3 +98,93 @@ def check(
         return
     next_command(f"{shlex.join(['etam-edge', 'inspect', str(bundle)])}   (which precision every region has)")
     raise typer.Exit(1)
+
+
+def _name(bundle: Path) -> str:
+    return bundle.resolve().name
+
+
+def _load(bundle: Path, runtime: str, provider: str, threads: int | None, where: str) -> Tracker:
+    """
+    Raises:
+        EtamError: the bundle, runtime or provider cannot be used; for an unknown option with `where` it was given.
+    """
+    from etam_edge.runtimes import Tracker
+
+    try:
+        return Tracker.load(bundle, runtime, provider=provider, threads=threads)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from error
+
+
+def _check_prompts(clips: Sequence[Clip], trackers: Sequence[Tracker]) -> None:
+    """
+    Raises:
+        InputError: a clip's prompts do not fit its frames, or one of the bundles.
+    """
+    for clip in clips:
+        for tracker in trackers:
+            clip.plan.check_prompts(clip.frames.frame_shape, tracker.spec, tracker.bundle.manifest.sizes)
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from etam_edge.calibration.findings import CAPTION, clip_rows, findings
+    from etam_edge.cli.console import out
+
+    header, rows, overall = clip_rows(comparison)
+    table = Table(caption=CAPTION, caption_justify="left", box=SIMPLE_HEAD, padding=0)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
+    for row in rows:
+        # A clip's name may look like markup.
+        table.add_row(*map(Text, row))
+    table.add_section()
+    table.add_row(*map(Text, overall))
+    out.print(table)
+    for name, text in findings(comparison):
+        out.print(f"{name + ':':<17}{text}", markup=False, emoji=False)
+
+
+def _check_folder(folder: Path) -> None:
+    """
+    Raises:
+        InputError: no file can be written there.
+    """
+    probe = folder / f".{FIGURES}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--output {folder} cannot be written ({error.strerror}); name another folder with --output"
+        ) from error
+
+
+def _write_report(folder: Path, outcome: Outcome, result: Check, clips: Sequence[Clip]) -> None:
+    """
+    Raises:
+        InputError: it cannot be written, or a clip cannot be read any more.
+    """
+    from etam_edge.calibration.report import to_html
+    from etam_edge.calibration.worst_frames import worst_frames
+
+    # Not a number is no JSON, and none of the figures is one.
+    texts = {
+        FIGURES: json.dumps(outcome.to_dict(), indent=1, allow_nan=False) + "\n",
+        REPORT: to_html(outcome, result, worst_frames(result, clips)),
+    }
+    for name, text in texts.items():
+        draft = folder / f".{name}.partial"
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(folder / name)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise InputError(
+                f"{folder / name} could not be written ({error.strerror}); free space, or name another --output"
+            ) from error

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from etam_edge.errors import InputError, RuntimeUnavailableError
+from etam_edge.recipe import FP32, Recipe
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
+    from etam_edge.cli.conversion import Conversion
 
 
 class Precision(str, Enum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    MIXED = "mixed"
+
+
+class Rest(str, Enum):
+    FP16 = "fp16"
     FP32 = "fp32"
 
 
@@ -31,7 +43,32 @@ def export(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint file; without it an official model's is downloaded.")
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Number type of the graphs.")] = Precision.FP32,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="fp32, fp16, int8, or mixed: the fastest set of int8 regions within --max-drop."),
+    ] = Precision.FP32,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Clips like those the model will see, or a recording of `etam-edge record`; int8 and mixed need them.",
+            show_default="clips in the package, for the overflow audit of fp16",
+        ),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, where --calibration is one clip.")] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=fp32|fp16|int8: another precision for a region (etam-edge inspect lists them)."),
+    ] = None,
+    rest: Annotated[
+        Rest, typer.Option(help="What int8 and mixed leave unquantized: fp16 for a GPU, fp32 for a CPU.")
+    ] = Rest.FP16,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of J&F that mixed may lose against fp32.", show_default="0.5")
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(help="Clips with true masks that mixed is judged on.", show_default="those of --calibration"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Directory of the bundle.", show_default="bundles/MODEL-PRECISION")
     ] = None,
@@ -53,6 +90,7 @@ def export(
     spec = find_spec(_model_name(model, checkpoint))
     if pool is Pool.COARSE and spec.pooled:
         raise InputError(f"{spec.name} is pooled already; leave out --pool 2x2")
+    wish = _wish(precision, calibration, prompts, region or [], rest, max_drop, clips)
     suffix = "-pool2x2" if pool is Pool.COARSE else ""
     target = output or Path("bundles") / f"{spec.name}{suffix}-{precision.value}"
     # All that can be refused is refused before the weights are fetched and the graphs traced.
@@ -74,16 +112,107 @@ def export(
     if pool is Pool.COARSE:
         network = pooled(network)
         approximation = "memory attention pooled 2x2 (Lemma 1), with weights that were trained unpooled"
-    with progress_bar() as bar:
-        task = bar.add_task("export", total=len(STEPS) + 1)
+    source = {"name": file.name, "sha256": sha256_of(file)}
+    with tempfile.TemporaryDirectory(prefix="etam-edge-") as folder:
+        place = target if wish is None else Path(folder) / "fp32"
+        with progress_bar() as bar:
+            task = bar.add_task("export", total=len(STEPS) + 1)
 
-        def step(name: str) -> None:
-            bar.update(task, advance=1, description=f"export {name}" if name != "verify" else "verify")
+            def step(name: str) -> None:
+                bar.update(task, advance=1, description=f"export {name}" if name != "verify" else "verify")
 
-        source = {"name": file.name, "sha256": sha256_of(file)}
-        bundle = export_bundle(network, target, sizes, source, approximation, overwrite, step)
-        bar.update(task, advance=1, description="done")
+            bundle = export_bundle(network, place, sizes, source, approximation, overwrite, step)
+            bar.update(task, advance=1, description="done")
+        if wish is not None:
+            bundle = wish.fulfil(bundle, Path(folder)).copy_to(target, overwrite)
     _report(bundle, name_official=model is None and checkpoint is None)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What was asked for beyond fp32, all of it checked.
+
+    Attributes:
+        recipe: a precision for every region; mixed chooses among those that it has in int8.
+        max_drop: of mixed, else None.
+    """
+
+    precision: str
+    recipe: Recipe
+    calibration: Path | None
+    prompts: Path | None
+    max_drop: float | None
+    clips: Path | None
+
+    def fulfil(self, source: Bundle, folder: Path) -> Bundle:
+        """The bundle in that precision, in a folder for passing use."""
+        from etam_edge.cli.conversion import Conversion, show_audit
+
+        conversion = Conversion.prepare(
+            source, self.calibration, self.prompts, "calibration" if self.recipe.int8_regions else "audit"
+        )
+        try:
+            recipe, extra = self.recipe, dict[str, Any]()
+            if self.max_drop is not None:
+                recipe, extra = self._mixed(conversion, self.max_drop)
+            show_audit(conversion.audit(recipe))
+            return conversion.write(folder / "typed", recipe, self.precision, extra)
+        finally:
+            conversion.close()
+
+    def _mixed(self, conversion: Conversion, max_drop: float) -> tuple[Recipe, dict[str, Any]]:
+        from etam_edge.cli.sensitivity import choose_regions
+        from etam_edge.clips.clip_set import find_clips
+
+        clips = find_clips(self.clips) if self.clips is not None else conversion.clips
+        if clips is None:
+            raise InputError("a recording holds no clips to judge mixed on; add --clips, with true masks")
+        if not any(clip.truth for clip in clips):
+            raise InputError(
+                "mixed is judged by J&F, and none of the clips has true masks; add --clips with some that do"
+            )
+        return choose_regions(conversion, clips, self.recipe, max_drop)
+
+
+def _wish(
+    precision: Precision,
+    calibration: Path | None,
+    prompts: Path | None,
+    regions: list[str],
+    rest: Rest,
+    max_drop: float | None,
+    clips: Path | None,
+) -> _Wish | None:
+    """What to make of the fp32 graphs; None to leave them as they are.
+
+    Raises:
+        InputError: options contradict each other, or lack something.
+    """
+    import math
+
+    from etam_edge.cli.conversion import check_recipe
+    from etam_edge.recipe import parse_regions
+
+    mixed = precision is Precision.MIXED
+    if not mixed and (max_drop is not None or clips is not None):
+        raise InputError(
+            "--max-drop and --clips choose the regions of --precision mixed; leave them out, or ask for mixed"
+        )
+    if max_drop is not None and not (math.isfinite(max_drop) and max_drop >= 0):
+        raise InputError(f"--max-drop {max_drop:g} is no number of points; give 0 or more, for example 0.5")
+    overrides = parse_regions(regions)
+    recipe = Recipe.default(precision.value, rest.value).with_regions(overrides)
+    if recipe.precision == FP32 and not overrides:
+        if calibration is not None or prompts is not None:
+            raise InputError("fp32 needs no calibration; leave out --calibration and --prompts, or name a --precision")
+        return None
+    check_recipe(recipe, calibration is not None)
+    if calibration is not None and not calibration.exists():
+        raise InputError(f"there is nothing at --calibration {calibration}; name clips, or a recording")
+    if prompts is not None and calibration is None:
+        raise InputError("--prompts says what to track in the clip of --calibration; add it")
+    word = precision.value if recipe.precision == precision.value or mixed else recipe.precision
+    return _Wish(word, recipe, calibration, prompts, (0.5 if max_drop is None else max_drop) if mixed else None, clips)
 
 
 def _model_name(model: str | None, checkpoint: Path | None) -> str:
@@ -110,12 +239,21 @@ def _report(bundle: Bundle, name_official: bool) -> None:
     out.print(
         f"{bundle.path}: {manifest.model.name}, {manifest.precision}, {len(manifest.graphs)} graphs, {megabytes(size)}"
     )
+    if manifest.recipe.precision != FP32:
+        from etam_edge.cli.inspect import recipe_lines
+
+        for line in recipe_lines(manifest):
+            out.print(f"  {line}", markup=False)
+    differ = "differs" if manifest.recipe.precision == FP32 else "its fp32 graphs differ"
     out.print(
-        f"  differs from the PyTorch model by at most {worst:.1e} (of root mean square, or of one where that is less)"
+        f"  {differ} from the PyTorch model by at most {worst:.1e} (of root mean square, or of one where that is less)"
     )
     if manifest.approximation:
         out.print(f"  approximation: {manifest.approximation}")
     if name_official:
         official = f"etam-edge export --model {SUGGESTED}"
         out.print(f"  {manifest.model.name} is small and learned from drawn clips; for real work: {official}")
-    next_command(f"etam-edge track {bundle.path} VIDEO --point X,Y")
+    if manifest.recipe.precision == FP32:
+        next_command(f"etam-edge track {bundle.path} VIDEO --point X,Y")
+    else:
+        next_command(f"etam-edge check {bundle.path} --reference FP32_BUNDLE --clips CLIPS")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from etam_edge.recipe import REGIONS
+
+if TYPE_CHECKING:
+    from etam_edge.bundle import Manifest
 
 
 def inspect(
@@ -16,6 +22,7 @@ def inspect(
     from rich.table import Table
 
     from etam_edge.bundle import Bundle
+    from etam_edge.calibration.verdict import describe
     from etam_edge.cli.console import megabytes, next_command, out
 
     loaded = Bundle.load(bundle)
@@ -25,6 +32,7 @@ def inspect(
         return
     spec, sizes = manifest.model, manifest.sizes
     pooling = {"none": "unpooled", "score_bias": "pooled 2x2, ln 4 on scores", "key_bias": "pooled 2x2, ln 4 on keys"}
+    check = f"{shlex.join(['etam-edge', 'check', str(bundle)])} --reference FP32_BUNDLE --clips DIR"
     facts = {
         "model": f"{spec.name}, {spec.image_size} px, {pooling[spec.pooling.value]}",
         "precision": manifest.precision,
@@ -33,10 +41,24 @@ def inspect(
         "memory": f"{sizes.conditioning_frames} conditioning + {spec.recent_frames} recent frames in "
         f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
         "points a prompt": str(sizes.max_points),
+        "accuracy": describe(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
         "made": f"{manifest.created} with " + ", ".join(f"{name} {text}" for name, text in manifest.versions.items()),
     }
     for name, text in facts.items():
         out.print(f"{name + ':':<17}{text}", markup=False)
+
+    regions = Table(
+        "region",
+        "what it is",
+        "precision",
+        "largest activation",
+        title=f"recipe ({manifest.recipe.rest} between int8)" if manifest.recipe.int8_regions else "recipe",
+    )
+    largest = manifest.calibration.get("largest", {})
+    for name, precision in manifest.recipe.regions.items():
+        reach = largest.get(name, {}).get("value")
+        regions.add_row(name, REGIONS[name], precision, "" if reach is None else f"{reach:.4g}")
+    out.print(regions)
 
     graphs = Table("graph", "size", "opset", "reads", "writes", title="graphs (files match their hashes)")
     for name, entry in manifest.graphs.items():
@@ -53,3 +75,19 @@ def inspect(
         verification.add_row(name, f"{value:.1e}")
     out.print(verification)
     next_command(f"etam-edge track {bundle} VIDEO --point X,Y")
+
+
+def recipe_lines(manifest: Manifest) -> list[str]:
+    """Which regions have which precision, on which clips that rests, and what was left out."""
+    by_precision: dict[str, list[str]] = {}
+    for name, precision in manifest.recipe.regions.items():
+        by_precision.setdefault(precision, []).append(name)
+    lines = [f"{precision}: {', '.join(names)}" for precision, names in by_precision.items()]
+    if manifest.calibration.get("clips"):
+        clips = ", ".join(clip["name"] for clip in manifest.calibration["clips"])
+        purpose = "calibrated" if manifest.recipe.int8_regions else "audited"
+        lines.append(f"{purpose} on {manifest.calibration['frames']} frames of {clips}")
+    left = manifest.calibration.get("left_float", [])
+    if left:
+        lines.append(f"not quantized, though their region is int8: {', '.join(left)}")
+    return lines

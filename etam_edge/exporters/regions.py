@@ -32,6 +32,12 @@ def node_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[str
     return {node.name: _region(name, node.name, bool(softmax & set(node.input)), spec) for node in model.graph.node}
 
 
+def tensor_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[str, str]:
+    """The region of every tensor that a node of graph `name` writes, by the tensor's name."""
+    regions = node_regions(name, model, spec)
+    return {output: regions[node.name] for node in model.graph.node for output in node.output if output}
+
+
 def _region(graph: str, node: str, reads_softmax: bool, spec: ModelSpec) -> str:
     if graph == "encode":
         return _encoder_region(node, spec)
