@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from etam_edge.calibration.summary import Comparison, Figures, Latency, Share
 
-CAPTION = (
-    "reference / candidate; drop in points, hundredths of J&F; IoU and flips (in sight or not, chosen mask): against "
-    "the reference"
-)
+JUDGED = "reference / candidate; drop in points, hundredths of J&F; "
+COMPARED = "IoU and flips (in sight or not, chosen mask): against the reference"
+
+
+def caption(comparison: Comparison) -> str:
+    """What the columns of `clip_rows` are."""
+    return f"{'' if comparison.overall.drop is None else JUDGED}{COMPARED}"
 
 
 def clip_rows(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:

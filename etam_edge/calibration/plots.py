@@ -57,6 +57,7 @@ def drift_plot(comparison: Comparison) -> bytes:
     low = min(min(values) for _, values in lines)
     # Small differences are looked at closely, large ones as a whole.
     axes.set(xlabel="frames since the prompt", ylabel="IoU with the reference", ylim=(min(0.9, low - 0.05), 1.01))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if told_apart:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return _png(figure)
@@ -117,6 +118,7 @@ def region_plot(comparison: Comparison) -> bytes:
             )
         axes.set_title(f"{_short(clip.name)}, object {one.object_id}", fontsize=9, loc="left")
         axes.set(ylim=(-0.03, 1.03), xlabel="frame", ylabel="J")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, grid[0])
     return _png(figure)
 

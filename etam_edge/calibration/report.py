@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from etam_edge.calibration.check import Check
-from etam_edge.calibration.findings import CAPTION, clip_rows, findings
+from etam_edge.calibration.findings import caption, clip_rows, findings
 from etam_edge.calibration.plots import accuracy_plot, drift_plot, latency_plot, region_plot
 from etam_edge.calibration.summary import Comparison
 from etam_edge.calibration.verdict import Outcome, Side
@@ -126,7 +126,7 @@ def _facts(rows: Iterable[tuple[str, str]]) -> str:
 def _clips(comparison: Comparison) -> str:
     header, rows, overall = clip_rows(comparison)
     lines = _row(header, "th") + "".join(map(_row, rows)) + _row(overall, kind="overall")
-    return f'<div class="scroll"><table>{lines}<caption>{escape(CAPTION)}</caption></table></div>'
+    return f'<div class="scroll"><table>{lines}<caption>{escape(caption(comparison))}</caption></table></div>'
 
 
 def _row(cells: Iterable[str], tag: str = "td", kind: str = "") -> str:

@@ -41,7 +41,7 @@ def check(
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=2, help="Frames of each clip; all without it.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the report.", show_default="checks/BUNDLE-against-REFERENCE")
+        Path | None, typer.Option(help="Folder for the report.", show_default="a folder in checks")
     ] = None,
     runtime: Annotated[str, typer.Option(help="Runtime of BUNDLE: auto or onnxruntime.")] = "auto",
     reference_runtime: Annotated[str, typer.Option(help="Runtime of the reference.")] = "auto",
@@ -132,11 +132,11 @@ def _print_comparison(comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from etam_edge.calibration.findings import CAPTION, clip_rows, findings
+    from etam_edge.calibration.findings import caption, clip_rows, findings
     from etam_edge.cli.console import out
 
     header, rows, overall = clip_rows(comparison)
-    table = Table(caption=CAPTION, caption_justify="left", box=SIMPLE_HEAD, padding=0)
+    table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD, padding=0)
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     for row in rows:

@@ -142,12 +142,16 @@ def show_costs(costs: Sequence[RegionCost]) -> None:
     from etam_edge.cli.console import out
 
     timed = costs[0].precision == INT8
-    columns = ["region", f"alone in {costs[0].precision}: drop of J&F", "mean IoU", "smallest", "flips", "NaN frames"]
-    table = Table(*columns, *(["ms a frame", "ms gained"] if timed else []), title="least lost first")
+    columns = ["region", "drop of J&F", "mean IoU", "smallest", "flips", "NaN", *(["ms", "gained"] if timed else [])]
+    table = Table(
+        *columns,
+        title=f"each region alone in {costs[0].precision}, against fp32; least lost first",
+        caption="flips: object frames on which sight or the choice of mask changed; NaN: frames; ms: a frame",
+    )
     for cost in costs:
-        drop = "no true masks" if cost.drop is None else f"{cost.drop:+.2f}"
+        drop = "no truth" if cost.drop is None else f"{cost.drop:+.2f}"
         row = [cost.region, drop, f"{cost.mean_iou:.4f}", f"{cost.smallest_iou:.3f}"]
-        row += [f"{cost.score_flips} sight, {cost.choice_flips} choice", str(cost.not_finite)]
+        row += [str(cost.score_flips + cost.choice_flips), str(cost.not_finite)]
         table.add_row(*row, *([f"{cost.milliseconds:.1f}", f"{cost.gain:+.2f}"] if timed else []))
     out.print(table)
 

@@ -1,0 +1,374 @@
+"""`etam-edge check`, driven as a user would drive it, on bundles that are whole and on bundles that are damaged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SmallBundleMaker
+from davis import HEIGHT, WIDTH, frame, labels, write_clip
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from etam_edge.bundle import Bundle, sha256_of
+from etam_edge.cli.app import app
+from etam_edge.errors import EtamError, RuntimeUnavailableError
+from etam_edge.spec import Pooling
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("cv2")
+pytest.importorskip("matplotlib")
+
+FRAMES = 8
+NAME = "crossing <b>&amp;[red]"
+"""A clip's name that is neither HTML nor markup."""
+Damager = Callable[[str], Path]
+
+
+@pytest.fixture
+def bundle(small_bundle: SmallBundleMaker, tmp_path: Path) -> Path:
+    """A copy of its own: the check writes into its manifest."""
+    return Path(shutil.copytree(small_bundle(Pooling.SCORE_BIAS), tmp_path / "whole"))
+
+
+@pytest.fixture(scope="module")
+def damaged(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFactory) -> Damager:
+    """Bundles whose `track` graph is another one, with a manifest that says so."""
+    onnx = pytest.importorskip("onnx")
+    made: dict[str, Path] = {}
+
+    def change(kind: str, name: str, value: np.ndarray) -> np.ndarray:
+        if kind == "weights" and name == "model.memory_attention.norm.weight":
+            return 3 * value
+        if kind == "time codes" and name.endswith("time_codes"):
+            return value[::-1].copy()
+        if kind == "nan" and name == "model.memory_attention.norm.bias":
+            return np.full_like(value, np.nan)
+        return value
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            path = tmp_path_factory.mktemp("damaged") / kind.replace(" ", "_")
+            shutil.copytree(small_bundle(Pooling.SCORE_BIAS), path)
+            file = path / "graphs" / "track.onnx"
+            model = onnx.load(file)
+            changed = 0
+            for initializer in model.graph.initializer:
+                before = onnx.numpy_helper.to_array(initializer)
+                after = change(kind, initializer.name, before)
+                if after is not before:
+                    initializer.CopyFrom(onnx.numpy_helper.from_array(after, initializer.name))
+                    changed += 1
+            assert changed, "the graph has other names by now"
+            onnx.save(model, file)
+            manifest = json.loads((path / "bundle.json").read_text())
+            manifest["graphs"]["track"]["sha256"] = sha256_of(file)
+            (path / "bundle.json").write_text(json.dumps(manifest))
+            made[kind] = path
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two clips with true masks on every frame."""
+    write_clip(tmp_path / "davis", NAME, FRAMES)
+    write_clip(tmp_path / "davis", "other", FRAMES - 2)
+    return tmp_path / "davis"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A clip with nothing but the prompts' masks."""
+    write_clip(tmp_path / "bare", "bare", FRAMES, annotated=[0])
+    return tmp_path / "bare"
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def run(bundle: Path, reference: Path, clips: Path, *arguments: object) -> Result:
+    options = ["--reference", reference, "--clips", clips, "--threads", 1, *arguments]
+    return CliRunner().invoke(app, ["check", str(bundle), *map(str, options)])
+
+
+def refused(result: Result, sentence: str) -> None:
+    """One clear sentence, and the exit code of a wrong call."""
+    assert isinstance(result.exception, EtamError), result.output
+    assert result.exception.exit_code == 2
+    text = str(result.exception)
+    assert sentence in text, text
+    assert "\n" not in text
+
+
+def report(folder: Path) -> tuple[dict[str, Any], str]:
+    assert sorted(path.name for path in folder.iterdir()) == ["check.json", "report.html"]
+
+    def no_number(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    figures = json.loads((folder / "check.json").read_text(), parse_constant=no_number)
+    return figures, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bundle_against_itself_loses_nothing(bundle: Path, clips: Path) -> None:
+    result = run(bundle, bundle, clips, "--max-drop", 0, "--min-iou", 1)
+    assert result.exit_code == 0, result.output
+    assert "passed: J&F drops by 0.000 points" in result.output
+    assert "the smallest IoU with the reference is 1.000" in result.output
+    assert f"next: etam-edge track {bundle}" in result.output
+    assert "[red]" in result.output
+    assert "different checkpoints" not in result.output
+    figures, page = report(Path("checks/whole-against-whole"))
+    assert figures["verdict"]["passed"] is True
+    assert figures["thresholds"] == {"max_drop": 0, "min_iou": 1}
+    assert figures["candidate"] == figures["reference"]
+    comparison = figures["comparison"]
+    overall = comparison["overall"]
+    assert overall["drop"] == {"j": 0, "f": 0, "j_and_f": 0}
+    assert overall["mean_iou"] == overall["worst"]["iou"] == 1
+    assert overall["score_flips"] == overall["choice_flips"] == {"count": 0, "of": 2 * (FRAMES - 1 + FRAMES - 3)}
+    # Seeded weights draw something: what is compared are no empty masks.
+    assert overall["both_empty"]["count"] == 0
+    assert 0 < overall["candidate"]["j"] < 1
+    assert comparison["judged_clips"] == 2
+    assert [(clip["name"], clip["frames"]) for clip in comparison["clips"]] == [(NAME, FRAMES), ("other", FRAMES - 2)]
+    for clip in comparison["clips"]:
+        for one in clip["objects"]:
+            assert len(one["iou"]) == len(one["candidate_j"]) == clip["frames"] - 1
+    assert comparison["candidate_latency"]["frames"] == FRAMES - 1 + FRAMES - 3
+    assert_whole_page(page, pictures=4 + 2 * 4)
+
+
+def assert_whole_page(page: str, pictures: int) -> None:
+    """Everything is inside it, and names are text."""
+    found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page)
+    assert len(found) == pictures
+    assert all(len(data) > 500 for data in found)
+    rest = re.sub(r'src="data:[^"]+"', "", page)
+    assert "http" not in rest
+    assert "src=" not in rest
+    assert "url(" not in rest
+    assert "<b>" not in rest
+    assert "crossing &lt;b&gt;&amp;amp;[red]" in rest
+
+
+def test_the_verdict_goes_into_the_manifest_and_inspect_shows_it(bundle: Path, clips: Path) -> None:
+    said = CliRunner().invoke(app, ["inspect", str(bundle)]).output
+    assert f"not checked; run: etam-edge check {bundle} --reference" in said
+    before = Bundle.load(bundle)
+    assert run(bundle, bundle, clips).exit_code == 0
+    after = Bundle.load(bundle)
+    assert after.identity == before.identity
+    accuracy = after.manifest.accuracy
+    assert accuracy["passed"] is True
+    assert accuracy["thresholds"] == {"max_drop": 1.0, "min_iou": None}
+    assert accuracy["drop"] == 0
+    assert accuracy["reference_j_and_f"] == accuracy["candidate_j_and_f"]
+    assert accuracy["mean_iou"] == accuracy["smallest_iou"] == 1
+    assert accuracy["reference"] == {"name": "whole", "identity": before.identity, "runtime": "onnxruntime (cpu)"}
+    assert accuracy["runtime"] == "onnxruntime (cpu)"
+    assert accuracy["clips"] == [{"name": NAME, "frames": FRAMES}, {"name": "other", "frames": FRAMES - 2}]
+    assert accuracy["candidate_not_finite"] == accuracy["score_flips"]["count"] == 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", accuracy["created"])
+    assert accuracy["etam-edge"]
+    [line] = [
+        line for line in CliRunner().invoke(app, ["inspect", str(bundle)]).output.splitlines() if "accuracy" in line
+    ]
+    assert "passed: J&F drop 0.00 points, smallest IoU 1.000, against whole over 2 clips" in line
+
+
+@pytest.mark.parametrize("kind", ["weights", "time codes"])
+def test_a_damaged_bundle_fails(kind: str, bundle: Path, damaged: Damager, bare: Path) -> None:
+    result = run(damaged(kind), bundle, bare, "--min-iou", 0.9, "--output", "out")
+    assert result.exit_code == 1, result.output
+    assert "failed: the smallest IoU with the reference is 0." in result.output
+    assert "next: etam-edge inspect" in result.output
+    figures, _ = report(Path("out"))
+    assert figures["verdict"]["passed"] is False
+    assert figures["comparison"]["overall"]["worst"]["iou"] < 0.9
+    assert figures["candidate"]["identity"] != figures["reference"]["identity"]
+    assert Bundle.load(damaged(kind)).manifest.accuracy["passed"] is False
+    # The same call passes with a bundle that is whole.
+    assert run(bundle, bundle, bare, "--min-iou", 0.9, "--output", "out").exit_code == 0
+
+
+def test_a_drop_of_accuracy_fails(bundle: Path, damaged: Damager, tmp_path: Path) -> None:
+    """What is true here is what the whole bundle answers: it has J&F 1, and the damaged one less."""
+    from etam_edge.calibration.check import run as follow
+    from etam_edge.clips.clip_set import find_clips
+    from etam_edge.runtimes import Tracker
+
+    write_clip(tmp_path / "prompted", "clip", FRAMES)
+    answers = follow(Tracker.load(bundle, threads=1), find_clips(tmp_path / "prompted")[0])
+    # Masks of different objects may overlap, annotations may not: one object.
+    truth = {index: answers.masks(index)[0].astype(np.uint8) for index in range(1, FRAMES)}
+    write_clip(tmp_path / "true", "clip", FRAMES, annotations={0: (labels(0) == 1).astype(np.uint8), **truth})
+    result = run(damaged("weights"), bundle, tmp_path / "true")
+    assert result.exit_code == 1, result.output
+    figures, _ = report(Path("checks/weights-against-whole"))
+    overall = figures["comparison"]["overall"]
+    assert overall["reference"] == {"j": 1, "f": 1, "j_and_f": 1}
+    assert overall["drop"]["j_and_f"] == pytest.approx(100 * (1 - overall["candidate"]["j_and_f"]))
+    assert overall["drop"]["j_and_f"] > 1
+    generous = run(damaged("weights"), bundle, tmp_path / "true", "--max-drop", overall["drop"]["j_and_f"] + 0.01)
+    assert generous.exit_code == 0, generous.output
+
+
+def test_a_bundle_that_answers_nan_fails_whatever_is_allowed(
+    bundle: Path, damaged: Damager, clips: Path, bare: Path
+) -> None:
+    result = run(damaged("nan"), bundle, clips, "--max-drop", 100, "--min-iou", 0)
+    assert result.exit_code == 1, result.output
+    assert f"failed: the candidate answered NaN or infinity on {FRAMES - 1 + FRAMES - 3} frames" in result.output
+    figures, page = report(Path("checks/nan-against-whole"))
+    assert figures["comparison"]["candidate_not_finite"] == FRAMES - 1 + FRAMES - 3
+    assert figures["comparison"]["candidate_latency"] is None
+    assert_whole_page(page, pictures=4 + 2 * 4)
+    # Nor can it be a reference.
+    assert run(bundle, damaged("nan"), bare, "--min-iou", 0).exit_code == 1
+
+
+def test_without_true_masks_only_the_reference_counts(bundle: Path, bare: Path) -> None:
+    refused(run(bundle, bundle, bare, "--max-drop", 1), "--max-drop cannot be judged: the clip has no true masks")
+    refused(run(bundle, bundle, bare, "--max-drop", 1, "--min-iou", 0.5), "--max-drop cannot be judged")
+    refused(run(bundle, bundle, bare), "hold the masks to the reference's with --min-iou")
+    assert not Path("checks").exists()
+    result = run(bundle, bundle, bare, "--min-iou", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "J&F" not in result.output
+    figures, page = report(Path("checks/whole-against-whole"))
+    assert figures["thresholds"] == {"max_drop": None, "min_iou": 0.5}
+    assert figures["comparison"]["overall"]["drop"] is None
+    # Drift, times, and one frame from three sides.
+    assert page.count("data:image/") == 2 + 3
+
+
+def test_some_clips_without_true_masks(bundle: Path, clips: Path) -> None:
+    write_clip(clips, "sparse", FRAMES, annotated=[0, FRAMES - 1])
+    result = run(bundle, bundle, clips)
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 clips have them, 4 of 6 objects" in result.output
+    figures, _ = report(Path("checks/whole-against-whole"))
+    assert figures["comparison"]["judged_clips"] == 2
+    assert figures["comparison"]["worst_fifth"]["by"] == "mean_iou"
+
+
+def test_one_clip_with_a_prompts_file(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for index in range(FRAMES):
+        Image.fromarray(frame(index)).save(folder / f"{index}.png")
+    prompts = tmp_path / "prompts.json"
+    entries = [
+        {"frame": 0, "object": 1, "points": [[20, 20]], "labels": [1]},
+        {"frame": 2, "object": 5, "box": [40, 20, 110, 90]},
+        {"frame": 3, "object": 5, "points": [[75, 50]], "labels": [1], "refine": True},
+    ]
+    prompts.write_text(json.dumps(entries))
+    result = run(bundle, bundle, folder, "--prompts", prompts, "--min-iou", 1, "--max-frames", 6)
+    assert result.exit_code == 0, result.output
+    figures, _ = report(Path("checks/whole-against-whole"))
+    [clip] = figures["comparison"]["clips"]
+    assert (clip["name"], clip["frames"]) == ("mine", 6)
+    assert [(one["object_id"], one["prompt_frame"]) for one in clip["objects"]] == [(1, 0), (5, 2)]
+    refused(run(bundle, bundle, folder, "--min-iou", 1), "is one clip; say what to track in it with --prompts")
+    too_short = run(bundle, bundle, folder, "--prompts", prompts, "--min-iou", 1, "--max-frames", 3)
+    refused(too_short, "clip mine has a prompt for frame 3, which its first 3 frames do not reach")
+    entries[1]["box"] = [WIDTH, HEIGHT, WIDTH + 9, HEIGHT + 9]
+    prompts.write_text(json.dumps(entries))
+    refused(run(bundle, bundle, folder, "--prompts", prompts, "--min-iou", 1), "prompts.json, entry 1")
+
+
+def test_a_wrong_call_is_one_sentence(bundle: Path, clips: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    refused(run(nothing, bundle, clips), f"there is no bundle at {nothing}")
+    refused(run(bundle, nothing, clips), f"there is no bundle at {nothing}")
+    refused(run(bundle, bundle, nothing), f"there are no clips at {nothing}")
+    nothing.mkdir()
+    refused(run(bundle, bundle, nothing), "holds no clips")
+    refused(run(bundle, bundle, clips, "--max-drop", -1), "--max-drop -1 is no number of points")
+    refused(run(bundle, bundle, clips, "--max-drop", "nan"), "--max-drop nan is no number of points")
+    refused(run(bundle, bundle, clips, "--min-iou", 90), "--min-iou 90 is no IoU")
+    refused(run(bundle, bundle, clips, "--min-iou", "nan"), "--min-iou nan is no IoU")
+    refused(run(bundle, bundle, clips, "--runtime", "fast"), "runtime 'fast' is not known")
+    refused(run(bundle, bundle, clips, "--reference-runtime", "fast"), "--reference: runtime 'fast' is not known")
+    refused(run(bundle, bundle, clips, "--reference-provider", "npu"), "--reference: provider 'npu' is not known")
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    refused(run(bundle, bundle, clips, "--output", taken), f"--output {taken} cannot be written")
+    for option in ("--max-frames", "--threads"):
+        assert run(bundle, bundle, clips, option, 0).exit_code == 2
+    assert not Path("checks").exists()
+    assert Bundle.load(bundle).manifest.accuracy == {}
+
+
+def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
+    bundle: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text = Path.write_text
+
+    def read_only(path: Path, *arguments: Any, **options: Any) -> int:
+        if bundle in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", read_only)
+    result = run(bundle, bundle, bare, "--min-iou", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "warning: the bundle does not keep this verdict" in result.output
+    assert "Permission denied" in result.output
+    assert Bundle.load(bundle).manifest.accuracy == {}
+    report(Path("checks/whole-against-whole"))
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
+    bundle: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("checks/whole-against-whole")
+    assert run(bundle, bundle, bare, "--min-iou", 0.5).exit_code == 0
+    before = report(folder)
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target.suffix in (".html", ".json") and "checks" in target.parts:
+            raise OSError(28, "No space left on device", str(path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    refused(run(bundle, bundle, bare, "--min-iou", 0.5), "could not be written (No space left on device)")
+    assert report(folder) == before
+
+
+def test_other_weights_are_said(bundle: Path, bare: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle, tmp_path / "other")
+    manifest = json.loads((other / "bundle.json").read_text())
+    manifest["checkpoint"]["sha256"] = "0" * 64
+    (other / "bundle.json").write_text(json.dumps(manifest))
+    result = run(other, bundle, bare, "--min-iou", 1)
+    assert result.exit_code == 0, result.output
+    assert "come from different checkpoints" in result.output
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "cv2"])
+def test_a_missing_package_is_said_before_any_work(
+    package: str, bundle: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    result = run(bundle, bundle, clips)
+    refused(result, 'pip install "etam-edge[check]"')
+    assert isinstance(result.exception, RuntimeUnavailableError)
+    assert not Path("checks").exists()
