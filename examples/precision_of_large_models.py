@@ -2,11 +2,11 @@
 
     OMP_WAIT_POLICY=PASSIVE python examples/precision_of_large_models.py efficienttam_ti_512x512 efficienttam_ti_2
 
-Weights come from the seeds of the parity goldens; with `--sharp` the queries of memory cross-attention are four times as
-large, so that attention looks at few keys, as trained attention does. Seeded weights draw no meaningful masks: the
-figures say how far a precision moves the answers, not what accuracy it costs (that is what `etam-edge check` on trained
-weights says). Prints a table in Markdown: size of the bundle, error of the mask logits over their root mean square, mean
-and smallest IoU with the masks of fp32, and milliseconds per frame of all bundles in turn, in one run.
+Weights come from the seeds of the parity goldens; with `--sharp` the queries of memory cross-attention are four times
+as large, so that attention looks at few keys, as trained attention does. Seeded weights draw no meaningful masks: the
+figures say how far a precision moves the answers, not what accuracy it costs (`etam-edge check` says that, of trained
+weights). Prints a table in Markdown: size of the bundle, error of the mask logits over their root mean square, mean and
+smallest IoU with the masks of fp32, and milliseconds per frame of all bundles in turn, in one run.
 """
 
 from __future__ import annotations
