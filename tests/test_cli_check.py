@@ -372,3 +372,23 @@ def test_a_missing_package_is_said_before_any_work(
     refused(result, 'pip install "etam-edge[check]"')
     assert isinstance(result.exception, RuntimeUnavailableError)
     assert not Path("checks").exists()
+
+
+def test_fp16_is_rounded_on_a_cpu_unless_told_otherwise(bundle: Path, clips: Path, tmp_path: Path) -> None:
+    from etam_edge.exporters.precision import derive_bundle
+    from etam_edge.recipe import FP16, Recipe
+
+    half = derive_bundle(Bundle.load(bundle), tmp_path / "half", Recipe.uniform(FP16), FP16, {}).path
+    logits = {}
+    for option in ("--round-fp16", "--no-round-fp16"):
+        result = run(half, bundle, clips, "--max-drop", 100, option, "--output", tmp_path / option)
+        assert result.exit_code == 0, result.exception
+        figures = json.loads((tmp_path / option / "check.json").read_text())
+        runtime = figures["candidate"]["runtime"]
+        assert (runtime == "onnxruntime (cpu), fp16 rounded after every operation") == (option == "--round-fp16")
+        assert figures["reference"]["runtime"] == "onnxruntime (cpu)"
+        assert figures["candidate"]["name"] == "half"
+        assert figures["comparison"]["candidate_latency"]["median"] > 0
+        logits[option] = figures["comparison"]["overall"]["mean_iou"]
+    assert Bundle.load(half).manifest.accuracy["passed"]
+    assert logits["--round-fp16"] != logits["--no-round-fp16"]

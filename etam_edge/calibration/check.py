@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -31,6 +31,7 @@ INSTALL = 'pip install "etam-edge[check]"'
 
 Step = Callable[[str], None]
 """Told the clip's name after every frame."""
+Clocks = tuple["Tracker | None", "Tracker | None"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ def check(
     clips: Sequence[Clip],
     max_frames: int | None = None,
     step: Step | None = None,
+    clocks: Clocks = (None, None),
 ) -> Check:
     """Compare a tracker with another over clips.
 
@@ -102,6 +104,8 @@ def check(
         clips: at least one.
         max_frames: of each clip, or all.
         step: told the clip's name after every frame.
+        clocks: trackers whose times count in place of the candidate's and the reference's, where those are made for
+            accuracy and not for speed. They take turns with the others.
 
     Raises:
         InputError: there is nothing to compare, or a clip cannot be used.
@@ -109,7 +113,7 @@ def check(
     """
     runs: list[tuple[Run, Run]] = []
     if isinstance(reference, Tracker):
-        runs = [run_both(candidate, reference, clip, max_frames, step) for clip in clips]
+        runs = [run_both(candidate, reference, clip, max_frames, step, clocks) for clip in clips]
     else:
         if len(reference) != len(clips):
             raise InputError(f"there are {len(reference)} runs of the reference for {len(clips)} clips; give one each")
@@ -125,19 +129,29 @@ def run(tracker: Tracker, clip: Clip, max_frames: int | None = None, step: Step 
         InputError: the clip cannot be used, or has no frame after an object's prompt.
         RuntimeUnavailableError: there are true masks, and OpenCV is not installed.
     """
-    return _follow([tracker], clip, max_frames, step)[0]
+    return _follow([tracker], [], clip, max_frames, step)[0]
 
 
 def run_both(
-    candidate: Tracker, reference: Tracker, clip: Clip, max_frames: int | None = None, step: Step | None = None
+    candidate: Tracker,
+    reference: Tracker,
+    clip: Clip,
+    max_frames: int | None = None,
+    step: Step | None = None,
+    clocks: Clocks = (None, None),
 ) -> tuple[Run, Run]:
-    """Both trackers over one clip, frame by frame in turn, so that their times can be compared.
+    """Both trackers over one clip, frame by frame in turn, so that their times can be compared. Clocks as of `check`.
 
     Raises:
         InputError: the clip cannot be used, or has no frame after an object's prompt.
         RuntimeUnavailableError: there are true masks, and OpenCV is not installed.
     """
-    ours, theirs = _follow([candidate, reference], clip, max_frames, step)
+    present = [clock for clock in clocks if clock is not None]
+    ours, theirs, *timed = _follow([candidate, reference], present, clip, max_frames, step)
+    if clocks[1] is not None:
+        theirs = replace(theirs, milliseconds=timed.pop().milliseconds)
+    if clocks[0] is not None:
+        ours = replace(ours, milliseconds=timed.pop().milliseconds)
     return ours, theirs
 
 
@@ -217,11 +231,15 @@ def _check_reach(clip: Clip, count: int, cut: bool) -> None:
         )
 
 
-def _follow(trackers: Sequence[Tracker], clip: Clip, max_frames: int | None, step: Step | None) -> list[Run]:
+def _follow(
+    trackers: Sequence[Tracker], clocks: Sequence[Tracker], clip: Clip, max_frames: int | None, step: Step | None
+) -> list[Run]:
+    """The runs of the trackers, then those of the clocks, which are not measured against true masks."""
     if clip.truth is not None:
         need_opencv()
     shape = clip.frames.frame_shape
-    followers = [_Follower(tracker, clip, shape) for tracker in trackers]
+    followers = [_Follower(tracker, clip, shape) for tracker in (*trackers, *clocks)]
+    judged = followers[: len(trackers)]
     count = 0
     for index, frame in enumerate(islice(clip.frames, max_frames)):
         if frame.pixels.shape[:2] != shape:
@@ -232,7 +250,7 @@ def _follow(trackers: Sequence[Tracker], clip: Clip, max_frames: int | None, ste
         truth = clip.truth.at(index, shape) if clip.truth is not None else None
         # Whoever goes first has the colder caches: they take turns in that, too.
         for follower in followers if index % 2 == 0 else reversed(followers):
-            follower.step(index, frame.pixels, truth)
+            follower.step(index, frame.pixels, truth if follower in judged else None)
         count += 1
         if step is not None:
             step(clip.name)

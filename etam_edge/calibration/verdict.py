@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from etam_edge.runtimes import Tracker
 
 DEFAULT_MAX_DROP = 1.0
+ROUNDED = ", fp16 rounded after every operation"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Side:
         identity: hash over its graphs.
         model, precision: of its bundle.
         checkpoint: sha256 of the weights, or "".
-        runtime: what ran it, and where.
+        runtime: what ran it, and where, and whether fp16 was rounded as a GPU rounds it.
     """
 
     name: str
@@ -142,7 +143,12 @@ class Side:
     runtime: str
 
     @classmethod
-    def of(cls, tracker: Tracker) -> Side:
+    def of(cls, tracker: Tracker, rounded: bool = False) -> Side:
+        """
+        Args:
+            tracker: of the bundle itself.
+            rounded: whether another one stood in for it, whose fp16 regions round after every operation.
+        """
         bundle = tracker.bundle
         return cls(
             name=bundle.path.resolve().name,
@@ -150,7 +156,7 @@ class Side:
             model=bundle.manifest.model.name,
             precision=bundle.manifest.precision,
             checkpoint=bundle.manifest.checkpoint.get("sha256") or "",
-            runtime=tracker.runtime,
+            runtime=tracker.runtime + (ROUNDED if rounded else ""),
         )
 
 

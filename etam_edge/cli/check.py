@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etam_edge import __version__
-from etam_edge.errors import BundleError, InputError
+from etam_edge.errors import BundleError, InputError, RuntimeUnavailableError
+from etam_edge.recipe import FP16
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +51,9 @@ def check(
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider of BUNDLE: cpu, cuda or auto.")] = "auto",
     reference_provider: Annotated[str, typer.Option(help="That of the reference.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each.", show_default="all cores")] = None,
+    round_fp16: Annotated[
+        bool, typer.Option(help="On a CPU, which computes fp16 in fp32, round after every operation as a GPU does.")
+    ] = True,
 ) -> None:
     """Compare a bundle with a reference over clips; exit code 1 when it lost more than it may."""
     from etam_edge.calibration.check import check as compare_trackers
@@ -69,7 +75,9 @@ def check(
     theirs = _load(reference, reference_runtime, reference_provider, threads, "--reference: ")
     _check_prompts(found, (ours, theirs))
     _check_folder(target)
-    candidate, other = Side.of(ours), Side.of(theirs)
+    folder = ExitStack()
+    strict = {side: _rounded(side, threads, folder) for side in (ours, theirs) if round_fp16 and _hides_fp16(side)}
+    candidate, other = (Side.of(side, rounded=side in strict) for side in (ours, theirs))
     if candidate.checkpoint != other.checkpoint:
         err.print(
             f"note: {bundle} and {reference} come from different checkpoints; what is lost is not lost to precision "
@@ -77,10 +85,15 @@ def check(
             markup=False,
         )
 
-    with frame_progress() as bar:
+    with folder, frame_progress() as bar:
         task = bar.add_task("check", total=sum(counts))
         result = compare_trackers(
-            ours, theirs, found, max_frames, lambda clip: bar.update(task, advance=1, description=f"check {clip}")
+            strict.get(ours, ours),
+            strict.get(theirs, theirs),
+            found,
+            max_frames,
+            lambda clip: bar.update(task, advance=1, description=f"check {clip}"),
+            (ours if ours in strict else None, theirs if theirs in strict else None),
         )
     verdict = judge(result.comparison, thresholds)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -115,6 +128,32 @@ def _load(bundle: Path, runtime: str, provider: str, threads: int | None, where:
         return Tracker.load(bundle, runtime, provider=provider, threads=threads)
     except InputError as error:
         raise InputError(f"{where}{error}") from error
+
+
+def _hides_fp16(tracker: Tracker) -> bool:
+    """Whether this runtime computes the bundle's fp16 regions in fp32."""
+    recipe = tracker.bundle.manifest.recipe
+    half = any(recipe.float_type(region) == FP16 for region in recipe.regions)
+    return half and tracker.runtime == "onnxruntime (cpu)"
+
+
+def _rounded(tracker: Tracker, threads: int | None, folder: ExitStack) -> Tracker:
+    """The same bundle, rounding fp16 after every operation.
+
+    Raises:
+        RuntimeUnavailableError: onnx is not installed.
+    """
+    from etam_edge.runtimes import Tracker
+
+    try:
+        from etam_edge.exporters.rounding import rounded_bundle
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"rounding fp16 as a GPU does needs a package that is missing ({error.name}); install it with: "
+            'pip install "etam-edge[export]", or add --no-round-fp16 for what this processor makes of it'
+        ) from error
+    place = Path(folder.enter_context(tempfile.TemporaryDirectory(prefix="etam-edge-"))) / tracker.bundle.path.name
+    return Tracker.load(rounded_bundle(tracker.bundle, place).path, provider="cpu", threads=threads)
 
 
 def _check_prompts(clips: Sequence[Clip], trackers: Sequence[Tracker]) -> None:
