@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
 from etam_edge.clips import CHAIR_VIDEO, chair_masks, chair_outline, crossing
 from etam_edge.errors import EtamError, InputError
@@ -26,19 +28,29 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_demo_exports_tracks_and_says_what_is_where(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "demo")], env={"COLUMNS": "300"})
+def test_demo_exports_tracks_checks_and_says_what_is_where(tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    result = CliRunner().invoke(app, ["demo", "--output", str(output)], env={"COLUMNS": "300"})
     assert result.exit_code == 0, result.exception
-    for name in ("chair", "crossing"):
-        video = tmp_path / "demo" / f"{name}_tracked.mp4"
-        assert video.stat().st_size > 10_000
-        assert str(video) in result.output
-        assert len(list((tmp_path / "demo" / f"{name}_masks").glob("*.png"))) == 60
-    assert "$ etam-edge export --output" in result.output
-    assert all(name in result.output for name in ("reflection", "ball", "box", "mean J"))
+    for precision in ("fp32", "fp16", "int8"):
+        assert Bundle.load(output / precision).manifest.precision == precision
+        assert f"$ etam-edge export --output {output / precision}" in result.output
+        for name in ("chair", "crossing"):
+            video = output / f"{name}_{precision}.mp4"
+            assert video.stat().st_size > 10_000
+            assert str(video) in result.output
+    assert all(word in result.output for word in ("precision", "size", "ms a frame", "J&F", "drop"))
     assert result.output.splitlines()[-1].startswith("next: etam-edge track ")
-    masks = np.asarray(Image.open(sorted((tmp_path / "demo" / "crossing_masks").glob("*.png"))[0]))
-    assert set(np.unique(masks)) == {0, 1, 2}
+
+    # What a precision may cost, on real frames and on drawn ones. fp16 is rounded as a GPU rounds it.
+    for precision, most, least_iou in (("fp16", 0.1, 0.99), ("int8", 1.0, 0.85)):
+        figures = json.loads((output / f"check_{precision}" / "check.json").read_text())
+        assert figures["verdict"]["passed"]
+        assert ("rounded after every operation" in figures["candidate"]["runtime"]) == (precision == "fp16")
+        for clip in figures["comparison"]["clips"]:
+            assert clip["figures"]["drop"]["j_and_f"] <= most, (precision, clip["name"])
+            assert clip["figures"]["mean_iou"] >= least_iou, (precision, clip["name"])
+        assert Bundle.load(output / precision).manifest.accuracy["passed"]
 
 
 def test_demo_in_a_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

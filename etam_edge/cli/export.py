@@ -155,7 +155,9 @@ class _Wish:
             recipe, extra = self.recipe, dict[str, Any]()
             if self.max_drop is not None:
                 recipe, extra = self._mixed(conversion, self.max_drop)
-            show_audit(conversion.audit(recipe))
+            reaches = conversion.audit(recipe)
+            if any(reach.half for reach in reaches):
+                show_audit(reaches)
             return conversion.write(folder / "typed", recipe, self.precision, extra)
         finally:
             conversion.close()
