@@ -236,7 +236,7 @@ def test_minimum_versions_come_from_the_project_itself() -> None:
 def test_install_lines_name_extras_that_exist() -> None:
     extras = metadata.metadata("etam-edge").get_all("Provides-Extra") or []
     named = {match for package in PACKAGES for match in re.findall(r"etam-edge\[(\w+)\]", package.install)}
-    assert named == {"onnxruntime", "video", "export"}
+    assert named == {"onnxruntime", "video", "check", "export"}
     assert named | {"all"} <= set(extras)
 
 
@@ -411,7 +411,7 @@ def able(verdicts: dict[str, Any]) -> set[str]:
 
 def test_all_is_there() -> None:
     verdicts = judge(machine_with(), packages_without())
-    assert able(verdicts) == set(CAN) == {"export", "track", "video"}
+    assert able(verdicts) == set(CAN) == {"export", "track", "video", "check"}
     assert verdicts["track"].reason == "on CPU"
     assert next_step(verdicts) == "etam-edge models"
 
@@ -445,7 +445,7 @@ def test_without_the_hub_client_export_needs_a_file() -> None:
 
 def test_a_package_with_a_problem_is_as_good_as_missing() -> None:
     packages = {**packages_without(), "torch": Installed("1.13", "is older than 2.4")}
-    assert able(judge(machine_with(), packages)) == {"track", "video"}
+    assert able(judge(machine_with(), packages)) == {"track", "video", "check"}
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_report_of_a_bare_machine(root: Path, found: Callable[..., None]) -> Non
     found("torch", "opencv", "tensorrt", "pycuda", "huggingface_hub")
     lines = say("doctor").splitlines()
     assert 'torch is missing; it is for export: pip install "etam-edge[export]"' in lines
-    assert 'opencv is missing; it is for reading and writing videos: pip install "etam-edge[video]"' in lines
+    assert 'opencv is missing; it is for reading and writing videos, and boundaries in the check: pip install "etam-edge[video]"' in lines
     assert sum(" is missing; it is for " in line for line in lines) == 5
     assert lines[-4:] == [
         'can export: no, torch cannot be used: pip install "etam-edge[export]"',

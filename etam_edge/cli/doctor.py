@@ -72,7 +72,7 @@ PACKAGES = (
     Package(
         "opencv",
         "cv2",
-        "reading and writing videos",
+        "reading and writing videos, and boundaries in the check",
         _extra("video"),
         (
             "opencv-python-headless",
@@ -82,6 +82,7 @@ PACKAGES = (
             "opencv",
         ),
     ),
+    Package("matplotlib", "matplotlib", "the plots of check and sensitivity", _extra("check")),
     Package("torch", "torch", "export", _extra("export")),
     Package("onnx", "onnx", "export", _extra("export")),
     Package("onnxslim", "onnxslim", "export", _extra("export")),
@@ -95,7 +96,7 @@ PACKAGES = (
     ),
     Package("pycuda", "pycuda", "TensorRT engines, which this version does not use yet", "pip install pycuda"),
 )
-CAN = {"export": "can export", "track": "can track with ONNX Runtime", "video": "can read videos"}
+CAN = {"export": "can export", "track": "can track with ONNX Runtime", "video": "can read videos", "check": "can check accuracy"}
 EXPORT_NEEDS = ("torch", "onnx", "onnxslim", "onnxruntime")
 
 
@@ -179,7 +180,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the repor
 
 
 def judge(machine: Machine, packages: dict[str, Installed]) -> dict[str, Verdict]:
-    """What can be done here: `export`, `track`, `video`."""
+    """What can be done here: `export`, `track`, `video`, `check`."""
     unsupported = _unsupported(machine)
     if unsupported:
         return dict.fromkeys(CAN, Verdict(False, unsupported))
@@ -194,6 +195,7 @@ def judge(machine: Machine, packages: dict[str, Installed]) -> dict[str, Verdict
         "export": needs(EXPORT_NEEDS, "export", "" if hub else "but only with --checkpoint FILE: no huggingface_hub"),
         "track": needs(("numpy", "onnxruntime"), "onnxruntime", _devices(machine, packages["onnxruntime"])),
         "video": needs(("opencv",), "video"),
+        "check": needs(("onnxruntime", "opencv", "matplotlib"), "onnxruntime,check"),
     }
 
 
