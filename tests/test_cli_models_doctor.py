@@ -228,7 +228,8 @@ def test_a_version_is_held_to_what_the_package_requires(
 
 
 def test_minimum_versions_come_from_the_project_itself() -> None:
-    required = {"numpy", "pillow", "typer", "onnxruntime", "opencv", "torch", "onnx", "onnxslim", "huggingface_hub"}
+    required = {"numpy", "pillow", "typer", "onnxruntime", "opencv", "matplotlib"}
+    required |= {"torch", "onnx", "onnxslim", "huggingface_hub"}
     held = {package.name for package in PACKAGES if doctor_module._oldest_version(package)}
     assert held == required
 
@@ -485,12 +486,13 @@ def test_report_of_a_bare_machine(root: Path, found: Callable[..., None]) -> Non
     found("torch", "opencv", "tensorrt", "pycuda", "huggingface_hub")
     lines = say("doctor").splitlines()
     assert 'torch is missing; it is for export: pip install "etam-edge[export]"' in lines
-    assert 'opencv is missing; it is for reading and writing videos, and boundaries in the check: pip install "etam-edge[video]"' in lines
+    assert 'opencv is missing; it is for videos, and the check: pip install "etam-edge[video]"' in lines
     assert sum(" is missing; it is for " in line for line in lines) == 5
-    assert lines[-4:] == [
+    assert lines[-5:] == [
         'can export: no, torch cannot be used: pip install "etam-edge[export]"',
         "can track with ONNX Runtime: yes, on CPU",
         'can read videos: no, opencv cannot be used: pip install "etam-edge[video]"',
+        'can check accuracy: no, opencv cannot be used: pip install "etam-edge[onnxruntime,check]"',
         "next: etam-edge track BUNDLE VIDEO --point X,Y",
     ]
 

@@ -72,7 +72,7 @@ PACKAGES = (
     Package(
         "opencv",
         "cv2",
-        "reading and writing videos, and boundaries in the check",
+        "videos, and the check",
         _extra("video"),
         (
             "opencv-python-headless",
@@ -96,7 +96,12 @@ PACKAGES = (
     ),
     Package("pycuda", "pycuda", "TensorRT engines, which this version does not use yet", "pip install pycuda"),
 )
-CAN = {"export": "can export", "track": "can track with ONNX Runtime", "video": "can read videos", "check": "can check accuracy"}
+CAN = {
+    "export": "can export",
+    "track": "can track with ONNX Runtime",
+    "video": "can read videos",
+    "check": "can check accuracy",
+}
 EXPORT_NEEDS = ("torch", "onnx", "onnxslim", "onnxruntime")
 
 
