@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etam_edge import __version__
-from etam_edge.errors import BundleError, InputError, RuntimeUnavailableError
+from etam_edge.errors import BundleError, InputError
 from etam_edge.recipe import FP16
 
 if TYPE_CHECKING:
@@ -143,15 +143,11 @@ def _rounded(tracker: Tracker, threads: int | None, folder: ExitStack) -> Tracke
     Raises:
         RuntimeUnavailableError: onnx is not installed.
     """
+    from etam_edge.cli.console import export_packages
     from etam_edge.runtimes import Tracker
 
-    try:
+    with export_packages("rounding fp16 as a GPU does (--no-round-fp16 leaves it out)"):
         from etam_edge.exporters.rounding import rounded_bundle
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"rounding fp16 as a GPU does needs a package that is missing ({error.name}); install it with: "
-            'pip install "etam-edge[export]", or add --no-round-fp16 for what this processor makes of it'
-        ) from error
     place = Path(folder.enter_context(tempfile.TemporaryDirectory(prefix="etam-edge-"))) / tracker.bundle.path.name
     return Tracker.load(rounded_bundle(tracker.bundle, place).path, provider="cpu", threads=threads)
 

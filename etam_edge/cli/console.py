@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from etam_edge.errors import RuntimeUnavailableError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -50,3 +55,18 @@ def megabytes(count: int) -> str:
 def next_command(command: str) -> None:
     """Every command ends by naming the one that follows."""
     out.print(f"next: {command}", markup=False)
+
+
+@contextmanager
+def export_packages(what: str) -> Iterator[None]:
+    """Around imports of what the extra `export` installs.
+
+    Raises:
+        RuntimeUnavailableError: one of them is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f'{what} needs a package that is missing ({error.name}); install it with: pip install "etam-edge[export]"'
+        ) from error

@@ -54,13 +54,15 @@ class Conversion:
         Raises:
             InputError: clips or recording cannot be used.
         """
-        import onnx
-
-        from etam_edge.calibration.ranges import measure_ranges
         from etam_edge.calibration.recording import MANIFEST, Recording
-        from etam_edge.cli.console import progress_bar
+        from etam_edge.cli.console import export_packages, progress_bar
         from etam_edge.clips.clip_set import find_clips
-        from etam_edge.exporters.regions import tensor_regions
+
+        with export_packages("another precision"):
+            import onnx
+
+            from etam_edge.calibration.ranges import measure_ranges
+            from etam_edge.exporters.regions import tensor_regions
 
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="etam-edge-")))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etam_edge.errors import InputError, RuntimeUnavailableError
+from etam_edge.errors import InputError
 from etam_edge.recipe import FP32, Recipe
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def export(
 ) -> None:
     """Export a checkpoint to a bundle of static ONNX graphs, verified against the PyTorch model."""
     from etam_edge.bundle import check_target
+    from etam_edge.cli.console import export_packages
     from etam_edge.spec import GraphSizes, find_spec
 
     sizes = GraphSizes(conditioning_frames, max_points)
@@ -92,17 +93,13 @@ def export(
         raise InputError(f"{spec.name} is pooled already; leave out --pool 2x2")
     wish = _wish(precision, calibration, prompts, region or [], rest, max_drop, clips)
     suffix = "-pool2x2" if pool is Pool.COARSE else ""
-    target = output or Path("bundles") / f"{spec.name}{suffix}-{precision.value}"
+    target = output or Path("bundles") / f"{spec.name}{suffix}-{precision.value if wish is None else wish.precision}"
     # All that can be refused is refused before the weights are fetched and the graphs traced.
     check_target(target, overwrite)
 
-    try:
+    with export_packages("export"):
         from etam_edge.exporters.checkpoints import fetch_checkpoint, load_model
         from etam_edge.exporters.export import STEPS, export_bundle, pooled
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f'export needs a package that is missing ({error.name}); install it with: pip install "etam-edge[export]"'
-        ) from error
     from etam_edge.bundle import sha256_of
     from etam_edge.cli.console import progress_bar
 
