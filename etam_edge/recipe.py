@@ -36,7 +36,7 @@ INT8_REGIONS = ("vit_windowed", "vit_global", "memory_layers", "memory_keys")
 CANDIDATES = (*INT8_REGIONS[:2], "neck", *INT8_REGIONS[2:], "memory_encoder")
 """Regions that `mixed` chooses from: all that multiply by weights, but the first and the last of the model."""
 FLOAT32_REGIONS = ("mask_decoder",)
-"""Regions that stay fp32 unless told otherwise: fp16 there alone loses nine times what it loses anywhere else."""
+"""Regions that stay fp32 unless told otherwise: fp16 there alone loses several times what it loses elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Recorded rollouts, quantization and the accuracy-drop check: the room is kept for them, and holds nothing yet."""
+"""Recorded rollouts, int8 scales and Q/DQ pairs from them, and the accuracy-drop check."""
