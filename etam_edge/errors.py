@@ -33,3 +33,7 @@ class RuntimeUnavailableError(EtamError):
 
 class NotFiniteError(EtamError):
     """The model answered NaN or infinity; the frame was not taken."""
+
+
+class CudaError(EtamError):
+    """CUDA or TensorRT refused a call."""

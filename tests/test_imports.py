@@ -21,7 +21,7 @@ ALLOWED = {
     "calibration": {"calibration", "clips", "runtimes"},
 }
 """Rooms that the files of a room may import, besides the files that stand outside all rooms."""
-SHARED = {"bundle", "folders", "recipe", "spec", "errors"}
+SHARED = {"bundle", "cuda", "engines", "folders", "recipe", "spec", "errors", "targets"}
 
 
 def python(code: str) -> str:
