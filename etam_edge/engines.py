@@ -1,7 +1,7 @@
 """Engines of a bundle: files that one TensorRT made of its graphs for one GPU, each with a sidecar that says so.
 
-`engines/<fingerprint>/<graph>.engine` with `<graph>.json` beside it. Exporters write them, runtimes read them; what does
-not fit the machine, the TensorRT or the graph is refused by name, with the command that mends it.
+`engines/<fingerprint>/<graph>.engine` with `<graph>.json` beside it. Exporters write them, runtimes read them; what
+does not fit the machine, the TensorRT or the graph is refused by name, with the command that mends it.
 """
 
 from __future__ import annotations

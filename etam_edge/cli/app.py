@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from etam_edge.cli.build import build
 from etam_edge.cli.check import check
 from etam_edge.cli.demo import demo
 from etam_edge.cli.doctor import doctor
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, track, check, sensitivity, record, inspect, models, demo, doctor):
+for command in (export, build, track, check, sensitivity, record, inspect, models, demo, doctor):
     app.command()(command)
 
 

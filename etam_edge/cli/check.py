@@ -46,7 +46,9 @@ def check(
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report.", show_default="a folder in checks")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="Runtime of BUNDLE: auto or onnxruntime.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="Runtime of BUNDLE: auto, onnxruntime, tensorrt or tensorrt-rtx.")
+    ] = "auto",
     reference_runtime: Annotated[str, typer.Option(help="Runtime of the reference.")] = "auto",
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider of BUNDLE: cpu, cuda or auto.")] = "auto",
     reference_provider: Annotated[str, typer.Option(help="That of the reference.")] = "auto",

@@ -47,7 +47,7 @@ def track(
         bool,
         typer.Option("--corrections-condition", help="Corrected frames become conditioning frames, as in SAM 2.1."),
     ] = False,
-    runtime: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, tensorrt or tensorrt-rtx.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores")] = None,
 ) -> None:
     """Track prompted objects through a video, a folder of images or a camera."""

@@ -161,7 +161,7 @@ class PromptGraph(_Decoder):
         token_bias = torch.cat((absent * EMPTY_BIAS, 0.0 * absent[:, :1]), dim=1)
 
         source = mask_source[:, None, None, None]
-        given = model.mask_downsample(mask[:, None].to(features.dtype))
+        given = model.mask_downsample(mask.to(features.dtype)[:, None])
         dense = prompt.embed_mask(torch.where(source == MASK_SOURCE_MASK, given, previous_logits[:, None]))
         dense = torch.where(source == MASK_SOURCE_NONE, prompt.no_mask(), dense)
 
