@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -549,6 +550,15 @@ def test_interrupted_run_keeps_what_it_has(
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 5
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("moment", ["write", "close"])
 def test_interrupt_while_writing_waits_until_the_frame_is_everywhere(
     moment: str, bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
