@@ -170,6 +170,9 @@ class FailingEngine:
         self.name, self.device = engine.name, engine.device
         self.armed = False
 
+    def check_objects(self, count: int) -> None:
+        self._engine.check_objects(count)
+
     def run(self, graph: str, inputs: Any, outputs: Any) -> None:
         self._engine.run(graph, inputs, outputs)
         if self.armed and graph == self._graph:
@@ -183,7 +186,7 @@ class FailingEngine:
     ("graph", "nan"), [("encode", False), ("track", False), ("track", True), ("prompt", True), ("remember", False)]
 )
 def test_failed_frame_leaves_the_session_as_it_was(graph: str, nan: bool, tracker: Tracker) -> None:
-    engine = FailingEngine(tracker._engine, graph, nan)
+    engine = FailingEngine(tracker.engine, graph, nan)
     failing, untouched = Session(engine, tracker.bundle), tracker.start_session()
     again = {1: BOX, 5: CLICK}
     for index in range(10):
@@ -433,7 +436,7 @@ def test_device_buffers_behave_as_host_ones(small_bundle: SmallBundleMaker) -> N
     """The path for devices (ONNX Runtime's allocator, copies by graph), run on the CPU's memory."""
     path = small_bundle(Pooling.SCORE_BIAS)
     host, device = Tracker.load(path, provider="cpu"), Tracker.load(path, provider="cpu")
-    device._engine.device = onnxruntime_engine.OrtDevice("cpu")
+    device.engine.device = onnxruntime_engine.OrtDevice("cpu")
     sessions = [tracker.start_session(max_objects=2) for tracker in (host, device)]
     for index in range(9):
         prompts = {1: CLICK} if index == 0 else {2: BOX} if index == 4 else None

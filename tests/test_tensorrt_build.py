@@ -28,13 +28,11 @@ trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not instal
 
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.exporters import tensorrt_builder  # noqa: E402
-from etam_edge.exporters.layer_types import Layer, layers  # noqa: E402
+from etam_edge.exporters.layer_types import Layer, layers, multiplies  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
 from etam_edge.exporters.regions import node_regions  # noqa: E402
 from etam_edge.exporters.tensorrt_builder import BuildOptions, build_engine, split_objects  # noqa: E402
 
-COMPUTING = ("gemm", "correlation", "runtime_fusion", "deconv")
-"""Layers that multiply."""
 A100, SM86 = (8, 0), (8, 6)
 
 
@@ -68,7 +66,7 @@ def check_types(source: Bundle, bundle: Bundle, graph: str, found: list[Layer]) 
     """The compiler's layers compute in what the recipe says."""
     recipe, spec = bundle.manifest.recipe, bundle.manifest.model
     regions = node_regions(graph, onnx.load(source.graph_path(graph)), spec)
-    computing = [layer for layer in found if layer.kind in COMPUTING]
+    computing = [layer for layer in found if multiplies(layer)]
     assert computing
     for layer in computing:
         named = {region for node, region in regions.items() if node in layer.name}
@@ -187,7 +185,7 @@ def test_wrong_calls_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     orin = ("--runtime", "tensorrt-rtx", "--target", "jetson-orin")
     refused(run("build", bundle.path, *orin), "does not compile for compute capability 8.7 (it does for 7.5, 8.0, 8.6")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    refused(run("build", bundle.path), "tensorrt cannot be imported")
+    refused(run("build", bundle.path), "the Python package tensorrt is not installed")
     refused(run("build", bundle.path), "on a Jetson it comes with JetPack")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     refused(run("build", bundle.path, *RTX), 'install it with: pip install "etam-edge[rtx]"')

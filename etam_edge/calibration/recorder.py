@@ -119,6 +119,9 @@ class _RecordingEngine:
         self.name = engine.name
         self.device: Device = engine.device
 
+    def check_objects(self, count: int) -> None:
+        self._engine.check_objects(count)
+
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         self._engine.run(graph, inputs, outputs)
         # The bank is written only after the call, so the inputs are still what the graph saw.

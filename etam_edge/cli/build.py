@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etam_edge.engines import TENSORRT, TENSORRT_RTX, Builder
-from etam_edge.errors import InputError, RuntimeUnavailableError
+from etam_edge.errors import CudaError, InputError, RuntimeUnavailableError
 from etam_edge.targets import MEBIBYTE, TARGETS, THIS_MACHINE, Target, find_target, version_numbers
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def build(
     """Build TensorRT engines of a bundle, on the machine that will run them."""
     from etam_edge.bundle import Bundle
     from etam_edge.cli.console import megabytes, next_command, out
+    from etam_edge.cuda.tensorrt_module import import_tensorrt
     from etam_edge.exporters.engine_set import build_engines
-    from etam_edge.exporters.tensorrt_builder import BuildOptions, check_capabilities, import_builder
+    from etam_edge.exporters.tensorrt_builder import BuildOptions, check_capabilities
 
     machine = find_target(target)
     loaded = Bundle.load(bundle)
@@ -76,9 +77,9 @@ def build(
     )
     if flavour == TENSORRT_RTX and machine.compute_capability is not None:
         check_capabilities([machine.compute_capability])
-    trt = import_builder(flavour)
+    trt = import_tensorrt(flavour)
     cuda = None if flavour == TENSORRT_RTX and machine.compute_capability else _open_gpu(loaded, machine)
-    builder = _builder(flavour, str(trt.__version__), machine, cuda)
+    builder = _builder(flavour, trt, machine, cuda)
     if flavour == TENSORRT_RTX:
         options = replace(options, compute_capabilities=(builder.compute_capability,))
     _check_version(machine, builder)
@@ -86,7 +87,8 @@ def build(
     if calibrator_recording is not None:
         calibrators = _calibrators(trt, loaded, builder, calibrator_recording, cuda)
 
-    with _interrupts_noted() as cancelled, _progress() as show:
+    context = nullcontext() if cuda is None else cuda.current()
+    with context, _interrupts_noted() as cancelled, _progress() as show:
         built = build_engines(
             trt,
             loaded,
@@ -142,7 +144,7 @@ def _open_gpu(bundle: Bundle, target: Target) -> Cuda:
     where = f"copy {bundle.path} there whole and run: etam-edge build {bundle.path.name} --target {target.name}"
     try:
         cuda = open_cuda()
-    except RuntimeUnavailableError as error:
+    except (RuntimeUnavailableError, CudaError) as error:
         raise RuntimeUnavailableError(
             f"engines are built on the machine that will run them, and here {error}; {where}"
         ) from error
@@ -155,12 +157,13 @@ def _open_gpu(bundle: Bundle, target: Target) -> Cuda:
     return cuda
 
 
-def _builder(flavour: str, version: str, target: Target, cuda: Cuda | None) -> Builder:
-    if cuda is None:
-        assert target.compute_capability is not None
-        return Builder(flavour, version, "any", target.compute_capability)
-    gpu = "any" if flavour == TENSORRT_RTX else cuda.gpu.name
-    return Builder(flavour, version, gpu, cuda.gpu.compute_capability)
+def _builder(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> Builder:
+    from etam_edge.cuda.tensorrt_module import builder_here
+
+    if cuda is not None:
+        return builder_here(flavour, trt, cuda.gpu)
+    assert target.compute_capability is not None
+    return Builder(flavour, str(trt.__version__), "any", target.compute_capability)
 
 
 def _check_version(target: Target, builder: Builder) -> None:

@@ -8,8 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from etam_edge.cuda.driver import INSTALL, NO_DRIVER, Gpu, HostMemory, PackageMissingError, check_index, no_room, refused
-from etam_edge.errors import CudaError, RuntimeUnavailableError
+from etam_edge.cuda.driver import (
+    INSTALL,
+    Gpu,
+    HostMemory,
+    PackageMissingError,
+    check_index,
+    no_driver,
+    no_room,
+    refused,
+)
+from etam_edge.errors import CudaError
 
 _MODULES = ("cuda.bindings.driver", "cuda.cuda")
 """Where the driver API is: from 12.8 on, and before."""
@@ -196,11 +205,11 @@ def _count(driver: Any) -> int:
         (status,) = driver.cuInit(0)
     except RuntimeError as error:
         # Without libcuda the first call fails in the bindings themselves.
-        raise RuntimeUnavailableError(f"{NO_DRIVER} ({error})") from error
+        raise no_driver(error) from error
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         return 0
     if int(status):
-        raise RuntimeUnavailableError(f"{NO_DRIVER} (CUDA says: {_text(driver, status)})")
+        raise no_driver(_text(driver, status))
     status, count = driver.cuDeviceGetCount()
     return 0 if int(status) else int(count)
 

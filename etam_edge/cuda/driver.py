@@ -8,8 +8,7 @@ from typing import Protocol
 
 from etam_edge.errors import CudaError, RuntimeUnavailableError
 
-INSTALL = 'install one with: pip install "etam-edge[tensorrt]"'
-NO_DRIVER = "there is no NVIDIA driver on this machine; install it, or use runtime='onnxruntime'"
+INSTALL = "install one with: pip install pycuda (compiled there, wants nvcc), or pip install cuda-bindings"
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,13 @@ class Cuda(Protocol):
 
 class PackageMissingError(RuntimeUnavailableError):
     """The package behind a driver is not installed, or does not import; another may serve."""
+
+
+def no_driver(reason: object) -> RuntimeUnavailableError:
+    said = str(reason).split(". ")[0]
+    return RuntimeUnavailableError(
+        f"there is no NVIDIA driver that works on this machine ({said}); install it, or use runtime='onnxruntime'"
+    )
 
 
 def refused(what: str, reason: object) -> CudaError:

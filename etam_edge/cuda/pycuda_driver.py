@@ -14,8 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from etam_edge.cuda.driver import INSTALL, NO_DRIVER, Gpu, HostMemory, PackageMissingError, check_index, no_room, refused
-from etam_edge.errors import CudaError, RuntimeUnavailableError
+from etam_edge.cuda.driver import (
+    INSTALL,
+    Gpu,
+    HostMemory,
+    PackageMissingError,
+    check_index,
+    no_driver,
+    no_room,
+    refused,
+)
+from etam_edge.errors import CudaError
 
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, for which PyCUDA has no name."""
@@ -42,7 +51,7 @@ class PyCudaDriver:
             count = driver.Device.count()
         except driver.Error as error:
             if "no CUDA-capable device" not in str(error):
-                raise RuntimeUnavailableError(f"{NO_DRIVER} (CUDA says: {error})") from error
+                raise no_driver(error) from error
             count = 0
         check_index(index, count)
         device = driver.Device(index)
@@ -171,7 +180,7 @@ def import_pycuda() -> Any:
         raise PackageMissingError(f"PyCUDA is not installed; {INSTALL}") from error
     except ImportError as error:
         if "libcuda" in str(error) or "nvcuda" in str(error):
-            raise RuntimeUnavailableError(f"{NO_DRIVER} ({error})") from error
+            raise no_driver(error) from error
         raise PackageMissingError(f"PyCUDA is installed but cannot be imported ({error}); build it again") from error
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+MULTIPLYING = frozenset({"gemm", "correlation", "runtime_fusion", "deconv"})
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), (?:Constants|Outputs): ")
 _TYPE = re.compile(r"Datatype: (\w+)")
 
@@ -44,6 +45,11 @@ def layers(log: Iterable[tuple[str, str]]) -> list[Layer]:
 def count(found: Iterable[Layer]) -> Counter[tuple[str, str]]:
     """How many layers of each kind compute in what, as of `computes_in`."""
     return Counter((layer.kind, computes_in(layer)) for layer in found)
+
+
+def multiplies(layer: Layer) -> bool:
+    """Whether it multiplies matrices: a gemm, a convolution, or attention, which may be generated code."""
+    return layer.kind in MULTIPLYING or "_mha_" in layer.name
 
 
 def computes_in(layer: Layer) -> str:

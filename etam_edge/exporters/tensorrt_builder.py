@@ -14,16 +14,11 @@ from typing import Any
 import numpy as np
 
 from etam_edge.bundle import OBJECTS, GraphSignature
-from etam_edge.engines import TENSORRT, TENSORRT_RTX
 from etam_edge.errors import ExportError, InputError, RuntimeUnavailableError
-from etam_edge.targets import OLDEST_TENSORRT, version_numbers
+from etam_edge.targets import version_numbers
 
 Progress = Callable[[str, int, int], None]
 """Told a phase of the build, how many of its steps are done, and how many there are."""
-INSTALL = {
-    TENSORRT: "install it with: pip install tensorrt (on a Jetson it comes with JetPack)",
-    TENSORRT_RTX: 'install it with: pip install "etam-edge[rtx]"',
-}
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cudaerrormemory")
 """What TensorRT says of it, in lower case."""
 RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0))
@@ -70,27 +65,6 @@ class Built:
     """(severity, line)"""
 
 
-def import_builder(flavour: str) -> Any:
-    """The module of TensorRT or of TensorRT for RTX.
-
-    Raises:
-        RuntimeUnavailableError: it is not installed, does not import, or is too old.
-    """
-    try:
-        if flavour == TENSORRT_RTX:
-            import tensorrt_rtx as trt
-        else:
-            import tensorrt as trt
-    except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeUnavailableError(f"{flavour} cannot be imported ({error}); {INSTALL[flavour]}") from error
-    version = str(trt.__version__)
-    if flavour == TENSORRT and version_numbers(version) < OLDEST_TENSORRT:
-        raise RuntimeUnavailableError(
-            f"TensorRT {version} is too old (JetPack 5 has 8.5); install JetPack 6 or newer, or TensorRT 8.6 or newer"
-        )
-    return trt
-
-
 def build_engine(
     trt: Any,
     graph: Path,
@@ -104,7 +78,7 @@ def build_engine(
     """One graph to an engine.
 
     Args:
-        trt: the module, of `import_builder`.
+        trt: the module, of `cuda.tensorrt_module.import_tensorrt`.
         graph: its ONNX file.
         signature: of the graph, for the shapes of the object axis.
         timing_cache: of an earlier build on the same GPU; reused where TensorRT takes it.
@@ -124,6 +98,8 @@ def build_engine(
         raise ExportError(f"TensorRT {trt.__version__} refuses {graph.name}: {_parser_errors(parser)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    # fp32 regions are fp32 because they need it: TF32 keeps no more digits than fp16.
+    config.clear_flag(trt.BuilderFlag.TF32)
     profile = _profile(builder, signature, options)
     if profile is not None:
         config.add_optimization_profile(profile)

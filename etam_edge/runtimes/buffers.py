@@ -45,6 +45,9 @@ class Device(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """Memory with unspecified but finite content."""
 
+    def shared(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """Memory for what the host reads or writes on every frame. It is not copied from or to within the device."""
+
     def upload(self, array: np.ndarray, target: Buffer) -> None:
         """Host to device. Shapes and types must agree."""
 
@@ -62,6 +65,9 @@ class HostDevice:
         # Zeroed pages are not touched until they are used: a bank for many objects costs nothing before they come.
         array = np.zeros(shape, dtype=dtype)
         return Buffer(array.ctypes.data, array.shape, array.dtype, array)
+
+    def shared(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        return self.empty(shape, dtype)
 
     def upload(self, array: np.ndarray, target: Buffer) -> None:
         assert (array.shape, array.dtype) == (target.shape, target.dtype)

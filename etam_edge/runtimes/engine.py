@@ -19,6 +19,13 @@ class Engine(Protocol):
     name: str
     device: Device
 
+    def check_objects(self, count: int) -> None:
+        """Refuse more objects than one call takes.
+
+        Raises:
+            InputError: they are too many; what to do is said.
+        """
+
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         """Run one graph on all its inputs and write all its outputs.
 

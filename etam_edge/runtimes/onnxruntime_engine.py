@@ -59,6 +59,9 @@ class OnnxRuntimeEngine:
         self.name = f"onnxruntime ({self.provider})"
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider)
 
+    def check_objects(self, count: int) -> None:
+        """ONNX Runtime takes any number."""
+
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         session = self._sessions[graph]
         binding = session.io_binding()
@@ -84,6 +87,9 @@ class OrtDevice:
         # Defined content: an unused slot is masked, but NaN times zero would still be NaN.
         value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self.kind, 0)
         return Buffer(value.data_ptr(), tuple(shape), np.dtype(dtype), value)
+
+    def shared(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        return self.empty(shape, dtype)
 
     def upload(self, array: np.ndarray, target: Buffer) -> None:
         staged = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.kind, 0)

@@ -45,6 +45,7 @@ class Session:
             raise InputError(f"max_objects must be at least 1, not {max_objects}")
         if fill_hole_area < 0:
             raise InputError(f"fill_hole_area must not be negative, it is {fill_hole_area}")
+        self._engine = engine
         self._bundle = bundle
         self._spec = bundle.manifest.model
         self._sizes = bundle.manifest.sizes
@@ -93,6 +94,7 @@ class Session:
                 f"{len(objects)} objects are more than this session holds ({self.max_objects}); "
                 f"start it with max_objects={len(objects)}, or remove one"
             )
+        self._engine.check_objects(len(objects))
         now = self._frame_index + 1
         answers: dict[int, Answer] = {}
         placements: dict[int, Placement] = {}

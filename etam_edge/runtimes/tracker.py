@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 from etam_edge.bundle import Bundle
+from etam_edge.engines import FLAVOURS
 from etam_edge.errors import InputError
 from etam_edge.runtimes.engine import Engine
 from etam_edge.runtimes.onnxruntime_engine import OnnxRuntimeEngine
 from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
+from etam_edge.runtimes.tensorrt_engine import best_tensorrt, load_tensorrt
 from etam_edge.spec import ModelSpec
 
-RUNTIMES = ("auto", "onnxruntime")
+RUNTIMES = ("auto", "onnxruntime", *FLAVOURS)
 
 
 class Tracker:
@@ -39,19 +41,30 @@ class Tracker:
 
         Args:
             path: of the bundle's directory.
-            runtime: "onnxruntime", or "auto" for the best one at hand.
-            provider: ONNX Runtime's: "cpu", "cuda", or "auto" for CUDA where it is installed and starts.
-            threads: CPU threads for one graph; None lets the runtime choose.
+            runtime: "tensorrt" or "tensorrt-rtx" for engines that `etam-edge build` made, "onnxruntime", or "auto":
+                engines that fit this machine where the bundle has them, else ONNX Runtime. What is asked for by name is
+                taken or refused, never replaced.
+            provider: ONNX Runtime's: "cpu", "cuda", or "auto" for CUDA where it is installed and starts. With "cpu" or
+                "cuda", "auto" as runtime means ONNX Runtime.
+            threads: CPU threads for one graph in ONNX Runtime; None lets it choose.
 
         Raises:
-            BundleError: the bundle is missing, damaged or of another schema.
-            RuntimeUnavailableError: the runtime or provider asked for is not installed.
+            BundleError: the bundle is missing, damaged or of another schema, or its engines are not for this machine.
+            RuntimeUnavailableError: the runtime or provider asked for is not installed, or has no GPU here.
+            CudaError: the engines cannot be loaded.
             InputError: an option is not known.
         """
         if runtime not in RUNTIMES:
-            raise InputError(f"runtime '{runtime}' is not known; use {' or '.join(RUNTIMES)}")
+            raise InputError(f"runtime '{runtime}' is not known; use {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}")
+        if runtime in FLAVOURS and provider != "auto":
+            raise InputError(f"provider '{provider}' is ONNX Runtime's, and the runtime is {runtime}; leave it out")
         bundle = Bundle.load(path)
-        return cls(bundle, OnnxRuntimeEngine(bundle, provider=provider, threads=threads))
+        engine: Engine | None = None
+        if runtime in FLAVOURS:
+            engine = load_tensorrt(bundle, runtime)
+        elif runtime == "auto" and provider == "auto":
+            engine = best_tensorrt(bundle)
+        return cls(bundle, engine or OnnxRuntimeEngine(bundle, provider=provider, threads=threads))
 
     @property
     def spec(self) -> ModelSpec:
@@ -60,7 +73,7 @@ class Tracker:
 
     @property
     def runtime(self) -> str:
-        """The runtime that was chosen, and where it runs: for example "onnxruntime (cpu)"."""
+        """The runtime that was chosen, and where it runs: "onnxruntime (cpu)" or "tensorrt 10.3.0 (Orin)", say."""
         return self.engine.name
 
     def start_session(

@@ -22,6 +22,8 @@ from etam_edge.spec import MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_NON
 BANK = {"memory_keys": "bank_keys", "memory_values": "bank_values", "object_pointer": "bank_pointers"}
 """What a graph writes for one frame, and the bank it is stored in."""
 UNPOOLED = {"unpooled_keys": "bank_keys", "unpooled_values": "bank_values"}
+SHARED = ("frame", "mask_logits")
+"""What goes up and comes down on every frame: on a GPU that shares the CPU's memory it is not copied."""
 ANSWER = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice")
 LOGIT_LIMIT = 32.0
 """Previous mask logits are clamped to this before they prompt the decoder again."""
@@ -56,7 +58,10 @@ class Workspace:
         track = {tensor.name: tensor for tensor in signatures["track"].inputs}
 
         def allocate(tensors: Iterable[TensorSpec], objects: int) -> dict[str, Buffer]:
-            return {t.name: self.device.empty(t.sized(objects), t.dtype) for t in tensors}
+            return {
+                t.name: (self.device.shared if t.name in SHARED else self.device.empty)(t.sized(objects), t.dtype)
+                for t in tensors
+            }
 
         self.bank = allocate((track[name] for name in BANK.values()), rows)
         self._plan = allocate((track[name] for name in SlotPlan._fields), rows)
@@ -144,7 +149,11 @@ class Workspace:
     # --- memory ---
 
     def store(self, row: int, placement: Placement) -> None:
-        """The object's scratch row becomes an entry of its bank."""
+        """The object's scratch row becomes an entry of its bank: one copy within the device, and nothing else moves.
+
+        `track` does not write into the bank itself. The slot that an entry goes to still holds the oldest frame, which
+        the same call reads, and a frame that fails after the call must leave the bank as it was.
+        """
         slots = {"bank_keys": placement.slot, "bank_values": placement.slot, "bank_pointers": placement.pointer_slot}
         for name, bank in BANK.items():
             self.device.copy(self._scratch[name].at(row), self.bank[bank].at(row).at(slots[bank]))

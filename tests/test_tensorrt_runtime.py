@@ -1,0 +1,644 @@
+"""The TensorRT runtime on a simulated GPU: same answers as ONNX Runtime, memory where it belongs, errors that help."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BundleMaker, SmallBundleMaker
+from fake_cuda_packages import fake_bindings, fake_pycuda
+from golden_runs import session_answers
+from goldens import GOLDENS, Comparison
+from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from small import clip_frame
+
+from etam_edge import FrameResult, Prompt, Session, Tracker
+from etam_edge.bundle import Bundle
+from etam_edge.cuda import bindings_driver, pycuda_driver
+from etam_edge.cuda import open as opening
+from etam_edge.cuda.driver import Gpu
+from etam_edge.cuda.tensorrt_module import builder_here, import_tensorrt
+from etam_edge.engines import FOLDER, TENSORRT, TENSORRT_RTX, Builder, engine_path
+from etam_edge.errors import BundleError, CudaError, EtamError, InputError, RuntimeUnavailableError
+from etam_edge.runtimes import cuda_device, cuda_graphs, tensorrt_engine
+from etam_edge.runtimes.cuda_device import CudaDevice
+from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.spec import Pooling
+
+pytest.importorskip("onnxruntime")
+
+CLICK = Prompt(points=[(64, 88)], labels=[1])
+BOX = Prompt(box=(20, 30, 90, 100))
+MASK = Prompt(mask=np.add.outer(np.arange(128), np.arange(128)) < 110)
+CORRECTION = Prompt(points=[(100, 20)], labels=[0])
+MAX_OBJECTS = 3
+
+
+@dataclasses.dataclass
+class Machine:
+    """A bundle with engines, and the simulated machine that they were built for."""
+
+    bundle: Bundle
+    cuda: SimulatedCuda
+    trt: Any
+
+    @property
+    def builder(self) -> Builder:
+        flavour = TENSORRT_RTX if self.trt.__name__ == "tensorrt_rtx" else TENSORRT
+        return builder_here(flavour, self.trt, self.cuda.gpu)
+
+    def engine(self, cuda_graphs: bool = True) -> TensorRTEngine:
+        return TensorRTEngine(self.bundle, self.cuda, self.trt, cuda_graphs)
+
+    def tracker(self, cuda_graphs: bool = True) -> Tracker:
+        return Tracker(self.bundle, self.engine(cuda_graphs))
+
+    def reference(self) -> Tracker:
+        return Tracker.load(self.bundle.path, "onnxruntime", provider="cpu", threads=1)
+
+
+MachineMaker = Callable[..., Machine]
+
+
+@pytest.fixture
+def make_machine(small_bundle: SmallBundleMaker, tmp_path: Path) -> MachineMaker:
+    def make(
+        pooling: Pooling = Pooling.SCORE_BIAS, gpu: Gpu = A100, can_capture: bool = True, rtx: bool = False
+    ) -> Machine:
+        bundle = Bundle.load(small_bundle(pooling)).copy_to(tmp_path / "robot" / pooling.value)
+        cuda = SimulatedCuda(gpu, can_capture)
+        machine = Machine(bundle, cuda, simulated_tensorrt(cuda, rtx=rtx))
+        write_simulated_engines(bundle, machine.builder, MAX_OBJECTS)
+        return machine
+
+    return make
+
+
+@pytest.fixture
+def at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
+    """Makes a simulated machine the one that `Tracker.load` finds."""
+
+    def put(machine: Machine) -> None:
+        def find(flavour: str = TENSORRT) -> Any:
+            if machine.builder.flavour != flavour:
+                raise RuntimeUnavailableError(f"there is no {flavour}")
+            return machine.trt
+
+        monkeypatch.setattr(tensorrt_engine, "import_tensorrt", find)
+        monkeypatch.setattr(tensorrt_engine, "open_cuda", lambda: machine.cuda)
+
+    return put
+
+
+def same(first: FrameResult, second: FrameResult) -> None:
+    for name in ("frame_index", "object_ids"):
+        assert getattr(first, name) == getattr(second, name)
+    for name in ("masks", "mask_logits", "object_scores", "ious", "mask_choices"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def play(sessions: list[Session], index: int) -> None:
+    """One frame of a stream in which objects come, go, and are corrected; all sessions must answer alike."""
+    prompts = {0: {1: CLICK}, 3: {2: BOX}, 7: {3: MASK, 1: BOX}, 12: {4: CLICK}}.get(index)
+    results = [session.track(clip_frame(index), prompts=prompts) for session in sessions]
+    for result in results[1:]:
+        same(results[0], result)
+    if index in (2, 7, 14):
+        corrected = 1 if index == 2 else 3
+        results = [session.refine(corrected, CORRECTION) for session in sessions]
+        same(results[0], results[-1])
+    if index == 10:
+        for session in sessions:
+            session.remove(2)
+    for object_id in sessions[0].object_ids:
+        pointers = [session.object_pointer(object_id) for session in sessions]
+        np.testing.assert_array_equal(pointers[0], pointers[-1])
+
+
+# --- what it answers ---
+
+
+@pytest.mark.parametrize("pooling", list(Pooling), ids=lambda pooling: pooling.value)
+@pytest.mark.parametrize("gpu", [A100, ORIN], ids=["own memory", "shared memory"])
+def test_answers_are_those_of_onnxruntime(pooling: Pooling, gpu: Gpu, make_machine: MachineMaker) -> None:
+    machine = make_machine(pooling, gpu)
+    sessions = [tracker.start_session(max_objects=3) for tracker in (machine.reference(), machine.tracker())]
+    for index in range(20):
+        play(sessions, index)
+
+
+def test_stream_wraps_its_ring_and_allocates_nothing(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    tracker = machine.tracker()
+    sessions = [machine.reference().start_session(max_objects=3), tracker.start_session(max_objects=3)]
+    held = dict(machine.cuda.calls), dict(machine.cuda.allocations), dict(machine.cuda.host_allocations)
+    for index in range(45):
+        play(sessions, index)
+    calls = machine.cuda.calls
+    for kind in ("allocate", "allocate_host", "free", "free_host"):
+        assert calls[kind] == held[0].get(kind, 0), kind
+    assert (machine.cuda.allocations, machine.cuda.host_allocations) == held[1:]
+    assert calls["launch"] > 60
+    assert machine.cuda.graphs <= cuda_graphs.LIMIT
+
+
+def test_memory_stays_on_the_device(make_machine: MachineMaker) -> None:
+    """A tracked frame costs its pixels and a few numbers up, its answer down; the entry moves within the device."""
+    machine = make_machine()
+    session = machine.tracker(cuda_graphs=False).start_session()
+    for index in range(9):
+        session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
+    before = dict(machine.cuda.calls)
+    session.track(clip_frame(9))
+    spent = {name: machine.cuda.calls[name] - before.get(name, 0) for name in machine.cuda.calls}
+    size = 128
+    assert size * size * 3 <= spent["to_device bytes"] < size * size * 3 + 512
+    assert (size // 4) ** 2 * 4 <= spent["to_host bytes"] < (size // 4) ** 2 * 4 + 512
+    entry = {tensor.name: tensor for tensor in machine.bundle.manifest.graphs["track"].signature.outputs}
+    stored = [entry[name] for name in ("memory_keys", "memory_values", "object_pointer")]
+    assert spent["on_device"] == 3
+    assert spent["on_device bytes"] == sum(
+        int(np.prod(tensor.sized(1))) * np.dtype(tensor.dtype).itemsize for tensor in stored
+    )
+
+
+def test_frames_and_masks_are_not_copied_where_memory_is_shared(make_machine: MachineMaker) -> None:
+    machine = make_machine(gpu=ORIN)
+    session = machine.tracker().start_session()
+    session.track(clip_frame(0), prompts={1: CLICK})
+    before = dict(machine.cuda.calls)
+    session.track(clip_frame(1))
+    assert machine.cuda.calls["to_device bytes"] - before["to_device bytes"] < 512
+    assert machine.cuda.calls["to_host bytes"] - before["to_host bytes"] < 512
+
+
+def test_saved_session_resumes_in_either_runtime(make_machine: MachineMaker, tmp_path: Path) -> None:
+    machine = make_machine()
+    trackers = [machine.reference(), machine.tracker()]
+    sessions = [tracker.start_session(max_objects=3) for tracker in trackers]
+    for index in range(9):
+        play(sessions, index)
+    sessions[1].save(tmp_path / "state.npz")
+    resumed = [sessions[0], *(tracker.resume_session(tmp_path / "state.npz") for tracker in trackers)]
+    for index in range(9, 18):
+        play(resumed, index)
+
+
+def test_large_state_goes_through_staging_in_parts(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_device, "STAGING", 8192)
+    machine = make_machine()
+    device = CudaDevice(machine.cuda)
+    content = np.random.default_rng(1).standard_normal((50, 333)).astype(np.float32)
+    buffers = [device.empty(content.shape, "float32") for _ in range(3)]
+    for factor, buffer in enumerate(buffers):
+        device.upload(content * factor, buffer)
+    device.copy(buffers[2], buffers[0])
+    for factor, buffer in zip((2, 1, 2), buffers, strict=True):
+        np.testing.assert_array_equal(device.download(buffer), content * factor)
+    # Many small ones, none waited for: each has its own place until the device has it.
+    small = [device.empty((7,), "int32") for _ in range(100)]
+    for index, buffer in enumerate(small):
+        device.upload(np.full(7, index, dtype=np.int32), buffer)
+    assert [int(device.download(buffer)[0]) for buffer in small] == list(range(100))
+
+
+def test_several_sessions_of_one_tracker(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    tracker, reference = machine.tracker(), machine.reference()
+    pairs = [[one.start_session(max_objects=3) for one in (reference, tracker)] for _ in range(2)]
+    for index in range(8):
+        play(pairs[0], index)
+        if index > 3:
+            play(pairs[1], index - 4)
+
+
+GOLDEN = next(golden for golden in GOLDENS if golden.variant == "efficienttam_ti_512x512" and not golden.form)
+
+
+def test_golden_scenario(seeded_bundle: BundleMaker, tmp_path: Path) -> None:
+    """The reference's own answers, through the whole TensorRT runtime."""
+    bundle = Bundle.load(seeded_bundle(*GOLDEN.weights_id)).copy_to(tmp_path / "golden")
+    cuda = SimulatedCuda(ORIN)
+    trt = simulated_tensorrt(cuda)
+    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
+    comparison = Comparison(GOLDEN)
+    comparison.check(session_answers(GOLDEN, Tracker(bundle, TensorRTEngine(bundle, cuda, trt))))
+    assert not comparison.failures
+
+
+# --- failures leave no trace ---
+
+
+@pytest.mark.parametrize("graph", ["encode", "track", "prompt", "remember"])
+def test_failed_call_leaves_the_session_as_it_was(graph: str, make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    failing, untouched = machine.tracker(cuda_graphs=False).start_session(), machine.reference().start_session()
+    for index in range(12):
+        prompts = {1: CLICK, 2: BOX} if index == 0 else None
+        if index in (4, 9):
+            machine.trt.fails = graph
+            with pytest.raises(CudaError, match=rf"graph '{graph}' failed: IExecutionContext::enqueueV3: {graph} fail"):
+                failing.track(clip_frame(index), prompts={1: BOX, 3: CLICK})
+            machine.trt.fails = None
+        same(failing.track(clip_frame(index), prompts=prompts), untouched.track(clip_frame(index), prompts=prompts))
+
+
+def test_more_objects_than_the_engines_take(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    session = machine.tracker().start_session(max_objects=8)
+    session.track(clip_frame(0), prompts={1: CLICK, 2: BOX, 3: CLICK})
+    with pytest.raises(
+        InputError, match=rf"4 objects .* take \(3\); .*etam-edge build {machine.bundle.path} --max-obj"
+    ):
+        session.track(clip_frame(1), prompts={4: BOX})
+    assert session.track(clip_frame(1)).object_ids == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["bank_keys", "memory_values", "frame", "mask_logits"])
+def test_wrong_address_is_caught(name: str, make_machine: MachineMaker) -> None:
+    """The simulation can fail: one row too far is outside of the allocation."""
+    machine = make_machine()
+    session = machine.tracker().start_session(max_objects=1)
+    session.track(clip_frame(0), prompts={1: CLICK})
+    machine.trt.shift[name] = 512
+    with pytest.raises(CudaError, match="in no device allocation"):
+        session.track(clip_frame(1))
+
+
+def test_missing_wait_is_caught(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulation can fail: what is not waited for is not there."""
+    machine = make_machine()
+    sessions = [machine.reference().start_session(max_objects=3), machine.tracker().start_session(max_objects=3)]
+    monkeypatch.setattr(CudaDevice, "synchronize", lambda self: None)
+    with pytest.raises((AssertionError, EtamError)):
+        play(sessions, 0)
+
+
+# --- memory ---
+
+
+def test_everything_is_given_back(make_machine: MachineMaker) -> None:
+    machine = make_machine(gpu=ORIN)
+    tracker = machine.tracker()
+    loaded = dict(machine.cuda.allocations)
+    session = tracker.start_session()
+    for index in range(8):
+        session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
+    assert machine.cuda.graphs > 0
+    del session
+    gc.collect()
+    assert machine.cuda.allocations == loaded
+    del tracker
+    gc.collect()
+    cuda = machine.cuda
+    assert not cuda.allocations
+    assert not cuda.host_allocations
+    assert not cuda.streams
+    assert cuda.graphs == 0
+
+
+def test_closed_engine_is_not_used_again(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    engine = machine.engine()
+    session = Tracker(machine.bundle, engine).start_session()
+    for index in range(6):
+        session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
+    engine.close()
+    engine.close()
+    assert machine.cuda.graphs == 0
+    with pytest.raises(CudaError, match="has been closed"):
+        session.track(clip_frame(6))
+
+
+def test_out_of_memory_says_how_much(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    tracker = machine.tracker()
+    machine.cuda.room = sum(machine.cuda.allocations.values()) + 100_000
+    with pytest.raises(CudaError, match=r"no room for [\d.]+ MB in the GPU, 0\.1 MB of the GPU's .*max_objects"):
+        tracker.start_session()
+    gc.collect()
+    machine.cuda.room = A100.memory
+    assert tracker.start_session().track(clip_frame(0), prompts={1: CLICK}).object_ids == (1,)
+
+
+# --- CUDA graphs ---
+
+
+def test_third_call_launches_a_recorded_graph(make_machine: MachineMaker) -> None:
+    """A frame and the next use other buffers in turn, so that a call comes back with every second frame."""
+    machine = make_machine()
+    session = machine.tracker().start_session()
+    session.track(clip_frame(0), prompts={1: CLICK})
+    for index in (1, 2):
+        session.track(clip_frame(index))
+    assert machine.trt.executed["track"] == 2  # each for the first time
+    launched = machine.cuda.calls["launch"]
+    for index in (3, 4):
+        session.track(clip_frame(index))
+    assert machine.trt.executed["track"] == 4  # recorded
+    recorded = machine.cuda.calls["begin_capture"]
+    assert machine.cuda.calls["launch"] > launched + 2
+    launched = machine.cuda.calls["launch"]
+    for index in range(5, 9):
+        session.track(clip_frame(index))
+    assert machine.trt.executed["track"] == 4
+    assert machine.cuda.calls["begin_capture"] == recorded
+    assert machine.cuda.calls["launch"] == launched + 2 * 4  # encode and track
+
+
+def test_new_shapes_make_recorded_graphs_void(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    session = machine.tracker().start_session()
+    for index in range(8):
+        session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
+    enqueued = machine.trt.executed["track"]
+    session.track(clip_frame(8), prompts={2: BOX})
+    session.track(clip_frame(9))
+    assert machine.trt.executed["track"] == enqueued + 1
+    assert machine.cuda.calls["destroy_graph"] == 2
+
+
+@pytest.mark.parametrize("how", ["switched off", "not known to the package", "failing"])
+def test_without_cuda_graphs(how: str, make_machine: MachineMaker) -> None:
+    machine = make_machine(can_capture=how != "not known to the package")
+    machine.cuda.breaks_recording = how == "failing"
+    tracker = machine.tracker(cuda_graphs=how != "switched off")
+    sessions = [machine.reference().start_session(max_objects=3), tracker.start_session(max_objects=3)]
+    for index in range(12):
+        play(sessions, index)
+    assert machine.cuda.calls["launch"] == 0
+    assert (machine.cuda.calls["begin_capture"] > 0) == (how == "failing")
+
+
+def test_graphs_of_sessions_that_ended_make_room(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "LIMIT", 3)
+    machine = make_machine()
+    sessions = [machine.reference().start_session(max_objects=3), machine.tracker().start_session(max_objects=3)]
+    for index in range(12):
+        play(sessions, index)
+    assert machine.cuda.graphs <= 3
+
+
+# --- loading ---
+
+
+def test_runtime_asked_for_by_name(make_machine: MachineMaker, at_hand: Callable[[Machine], None]) -> None:
+    machine = make_machine(gpu=ORIN)
+    at_hand(machine)
+    tracker = Tracker.load(machine.bundle.path, runtime="tensorrt")
+    assert tracker.runtime == "tensorrt 10.3.0 (Orin)"
+    with pytest.raises(RuntimeUnavailableError, match="there is no tensorrt-rtx"):
+        Tracker.load(machine.bundle.path, runtime="tensorrt-rtx")
+    with pytest.raises(InputError, match="provider 'cpu' is ONNX Runtime's"):
+        Tracker.load(machine.bundle.path, runtime="tensorrt", provider="cpu")
+    with pytest.raises(InputError, match="use auto, onnxruntime, tensorrt or tensorrt-rtx"):
+        Tracker.load(machine.bundle.path, runtime="tensorflow")
+
+
+def test_tensorrt_for_rtx(make_machine: MachineMaker, at_hand: Callable[[Machine], None]) -> None:
+    machine = make_machine(rtx=True)
+    at_hand(machine)
+    tracker = Tracker.load(machine.bundle.path, runtime="auto")
+    assert tracker.runtime == f"tensorrt-rtx 10.3.0 ({A100.name})"
+    sessions = [one.start_session(max_objects=3) for one in (machine.reference(), tracker)]
+    for index in range(6):
+        play(sessions, index)
+
+
+def test_auto_takes_engines_that_serve_and_says_so(make_machine: MachineMaker, at_hand: Callable[[Any], None]) -> None:
+    machine = make_machine()
+    at_hand(machine)
+    path = machine.bundle.path
+    assert Tracker.load(path).runtime == f"tensorrt 10.3.0 ({A100.name})"
+    assert Tracker.load(path, provider="cpu").runtime == "onnxruntime (cpu)"
+    assert Tracker.load(path, runtime="onnxruntime").runtime.startswith("onnxruntime")
+
+
+def test_auto_warns_where_engines_do_not_serve(
+    make_machine: MachineMaker, at_hand: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = make_machine()
+    at_hand(machine)
+    machine.trt.__version__ = "10.7.0"
+    with caplog.at_level(logging.WARNING):
+        assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
+    [record] = caplog.records
+    assert "10.7.0" in record.getMessage()
+    assert "etam-edge build" in record.getMessage()
+
+
+def test_auto_is_quiet_without_engines_or_tensorrt(
+    make_machine: MachineMaker, small_bundle: SmallBundleMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No engines: nothing is imported. Engines but no TensorRT, as on the machine that made the bundle: no word."""
+    code = (
+        "import sys; from etam_edge import Tracker; print(Tracker.load(sys.argv[1]).runtime); "
+        "print([name for name in sys.modules if name.split('.')[0] in ('tensorrt', 'tensorrt_rtx', 'pycuda', 'cuda')])"
+    )
+    path = str(small_bundle(Pooling.SCORE_BIAS))
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["onnxruntime (cpu)", "[]"]
+    assert done.stderr == ""
+    try:
+        import_tensorrt()
+    except RuntimeUnavailableError:
+        assert Tracker.load(make_machine().bundle.path).runtime.startswith("onnxruntime")
+        assert not caplog.records
+
+
+def refuses(machine: Machine, match: str, kind: type[Exception] = BundleError) -> None:
+    with pytest.raises(kind, match=match):
+        machine.engine()
+    gc.collect()
+
+
+def test_engines_that_do_not_serve_are_refused(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    command = f"etam-edge build {machine.bundle.path}"
+    other = dataclasses.replace(machine, cuda=SimulatedCuda(ORIN))
+    refuses(other, f"no engines for tensorrt 10.3.0 on Orin .*it has engines for .*A100.*{command}")
+    newer = dataclasses.replace(machine, trt=simulated_tensorrt(machine.cuda, "10.7.0"))
+    refuses(newer, f"no engines for tensorrt 10.7.0 .*{command}")
+
+    entry = machine.bundle.manifest.graphs["track"]
+    graphs = {**machine.bundle.manifest.graphs, "track": dataclasses.replace(entry, sha256="another")}
+    changed = Bundle(machine.bundle.path, dataclasses.replace(machine.bundle.manifest, graphs=graphs))
+    refuses(dataclasses.replace(machine, bundle=changed), f"built from another track graph .*{command} --overwrite")
+
+    path = engine_path(machine.bundle, machine.builder, "remember")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    refuses(machine, f"remember.engine is damaged.*{command} --overwrite")
+    path.unlink()
+    refuses(machine, f"there is no .*remember.engine; .*{command} --overwrite")
+
+
+def test_engine_of_other_tensors_is_refused(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    entry = machine.bundle.manifest.graphs["encode"]
+    [frame] = entry.signature.inputs
+    signature = dataclasses.replace(entry.signature, inputs=(dataclasses.replace(frame, shape=(1, 64, 64, 3)),))
+    graphs = {**machine.bundle.manifest.graphs, "encode": dataclasses.replace(entry, signature=signature)}
+    changed = Bundle(machine.bundle.path, dataclasses.replace(machine.bundle.manifest, graphs=graphs))
+    refuses(dataclasses.replace(machine, bundle=changed), r"encode.engine does not read and write .*\(frame\)")
+    assert not machine.cuda.streams
+
+
+def test_engine_that_tensorrt_does_not_load(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = make_machine()
+    monkeypatch.setattr("simulated.MAGIC", b"another version")
+    refuses(machine, r"cannot load .*encode.engine: .*magic tag does not match\); .*etam-edge build", CudaError)
+    assert not machine.cuda.allocations
+
+
+def test_without_room_for_a_context(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = make_machine()
+    monkeypatch.setattr("simulated.SimulatedEngine.create_execution_context", lambda self: None)
+    refuses(machine, "no room on the GPU for the working memory of 'encode'", CudaError)
+
+
+# --- TensorRT and CUDA packages ---
+
+
+def importing(monkeypatch: pytest.MonkeyPatch, modules: dict[str, Any]) -> None:
+    """Of the packages of TensorRT and CUDA there are these modules, or what importing them raises, and no others."""
+    real = importlib.import_module
+
+    def find(name: str, package: str | None = None) -> Any:
+        if name.split(".")[0] not in ("tensorrt", "tensorrt_rtx", "pycuda", "cuda"):
+            return real(name, package)
+        found = modules.get(name, ModuleNotFoundError(f"No module named '{name}'", name=name))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(importlib, "import_module", find)
+
+
+def test_tensorrt_is_missing_broken_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    importing(monkeypatch, {})
+    with pytest.raises(RuntimeUnavailableError, match=r"tensorrt is not installed; .*JetPack.*pip install tensorrt"):
+        import_tensorrt(TENSORRT)
+    with pytest.raises(RuntimeUnavailableError, match=r"tensorrt_rtx is not installed; .*etam-edge\[rtx\]"):
+        import_tensorrt(TENSORRT_RTX)
+    importing(monkeypatch, {"tensorrt": ImportError("libnvinfer.so.10: cannot open shared object file")})
+    with pytest.raises(RuntimeUnavailableError, match=r"cannot be imported .*libnvinfer"):
+        import_tensorrt()
+    importing(monkeypatch, {"tensorrt": SimpleNamespace(__version__="8.5.2.2")})
+    with pytest.raises(RuntimeUnavailableError, match=r"8.5.2.2 is too old \(JetPack 5"):
+        import_tensorrt()
+    importing(monkeypatch, {"tensorrt": SimpleNamespace(__version__="8.6.2")})
+    assert import_tensorrt().__version__ == "8.6.2"
+
+
+def test_cuda_packages_are_missing(monkeypatch: pytest.MonkeyPatch, make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    monkeypatch.setattr(tensorrt_engine, "import_tensorrt", lambda flavour: machine.trt)
+    importing(monkeypatch, {})
+    with pytest.raises(RuntimeUnavailableError, match=r"neither PyCUDA nor cuda-bindings .*etam-edge\[tensorrt\]"):
+        Tracker.load(machine.bundle.path, runtime="tensorrt")
+    assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
+    importing(monkeypatch, {"pycuda.driver": ImportError("libcuda.so.1: cannot open shared object file")})
+    with pytest.raises(RuntimeUnavailableError, match="no NVIDIA driver"):
+        opening.open_cuda()
+    importing(monkeypatch, {"pycuda.driver": ImportError("undefined symbol: PyInt_Check")})
+    with pytest.raises(RuntimeUnavailableError, match=r"PyCUDA is installed but cannot be imported .*PyInt_Check"):
+        opening.open_cuda()
+
+
+class FakeBindings:
+    """The driver module of cuda-bindings as far as starting it goes."""
+
+    CUresult = SimpleNamespace(CUDA_ERROR_NO_DEVICE=100, CUDA_ERROR_OUT_OF_MEMORY=2)
+
+    def __init__(self, status: int | Exception, count: int = 1) -> None:
+        self._status, self._found = status, count
+
+    def cuInit(self, flags: int) -> tuple[int]:
+        if isinstance(self._status, Exception):
+            raise self._status
+        return (self._status,)
+
+    def cuDeviceGetCount(self) -> tuple[int, int]:
+        return 0, self._found
+
+    def cuGetErrorString(self, status: int) -> tuple[int, bytes]:
+        return 0, b"CUDA driver is a stub library"
+
+
+@pytest.mark.parametrize(
+    ("bindings", "sentence"),
+    [
+        (FakeBindings(RuntimeError("libcuda.so.1 not found")), "no NVIDIA driver .*libcuda"),
+        (FakeBindings(34), r"no NVIDIA driver .*stub library \(error 34\)"),
+        (FakeBindings(100), "no GPU that it can use"),
+        (FakeBindings(0, count=0), "no GPU that it can use"),
+        (FakeBindings(0), "no GPU 1: this machine has 1"),
+    ],
+    ids=["no libcuda", "stub", "no device", "none counted", "other index"],
+)
+@pytest.mark.parametrize("name", ["cuda.bindings.driver", "cuda.cuda"])
+def test_cuda_bindings_without_a_gpu(name: str, bindings: Any, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    importing(monkeypatch, {name: bindings})
+    with pytest.raises(RuntimeUnavailableError, match=sentence):
+        opening.open_cuda(1)
+
+
+DRIVERS = {"pycuda.driver": fake_pycuda, "cuda.bindings.driver": fake_bindings, "cuda.cuda": fake_bindings}
+
+
+@pytest.mark.parametrize("gpu", [A100, ORIN], ids=["own memory", "shared memory"])
+@pytest.mark.parametrize("name", DRIVERS)
+def test_stream_through_each_cuda_package(
+    name: str, gpu: Gpu, make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = make_machine(gpu=gpu)
+    importing(monkeypatch, {name: DRIVERS[name](machine.cuda)})
+    driver = opening.open_cuda()
+    assert (driver.gpu, driver.can_capture) == (gpu, name != "pycuda.driver")
+    engine = TensorRTEngine(machine.bundle, driver, machine.trt)
+    sessions = [one.start_session(max_objects=3) for one in (machine.reference(), Tracker(machine.bundle, engine))]
+    for index in range(12):
+        play(sessions, index)
+    assert (machine.cuda.calls["launch"] > 0) == driver.can_capture
+    machine.cuda.room = 0
+    with pytest.raises(CudaError, match=r"no room for 0.5 MB in the GPU, 1.0 MB of the GPU's"):
+        driver.allocate(500_000)
+    with pytest.raises((CudaError, KeyError)):
+        driver.synchronize(12345)
+    del engine, sessions
+    gc.collect()
+    cuda = machine.cuda
+    assert (cuda.depth, cuda.allocations, cuda.host_allocations, cuda.streams, cuda.graphs) == (0, {}, {}, set(), 0)
+
+
+def test_refusal_of_cuda_says_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimulatedCuda()
+    importing(monkeypatch, {"cuda.bindings.driver": fake_bindings(cuda)})
+    driver = opening.open_cuda()
+    stream, memory = driver.create_stream(), driver.allocate(100)
+    with pytest.raises(CudaError, match=r"refused to copy 200 bytes on the GPU: said by CUDA \(error 999\)"):
+        driver.on_device(memory, memory, 200, stream)
+
+
+def test_drivers_have_all_that_the_seam_asks_for() -> None:
+    asked = {name for name in vars(SimulatedCuda) if not name.startswith("_")} - {"check", "enqueue", "graphs"}
+    for driver in (pycuda_driver.PyCudaDriver, bindings_driver.BindingsDriver):
+        assert asked <= set(vars(driver)), driver
+
+
+def test_engines_folder_is_what_the_bundle_carries(make_machine: MachineMaker, tmp_path: Path) -> None:
+    """A bundle that was copied whole brings its engines with it."""
+    machine = make_machine()
+    copied = machine.bundle.copy_to(tmp_path / "elsewhere")
+    assert (copied.path / FOLDER).is_dir()
+    assert dataclasses.replace(machine, bundle=copied).tracker().runtime.startswith("tensorrt")
