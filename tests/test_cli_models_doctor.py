@@ -237,7 +237,7 @@ def test_minimum_versions_come_from_the_project_itself() -> None:
 def test_install_lines_name_extras_that_exist() -> None:
     extras = metadata.metadata("etam-edge").get_all("Provides-Extra") or []
     named = {match for package in PACKAGES for match in re.findall(r"etam-edge\[(\w+)\]", package.install)}
-    assert named == {"onnxruntime", "video", "check", "export"}
+    assert named == {"onnxruntime", "video", "check", "export", "rtx"}
     assert named | {"all"} <= set(extras)
 
 
@@ -412,9 +412,32 @@ def able(verdicts: dict[str, Any]) -> set[str]:
 
 def test_all_is_there() -> None:
     verdicts = judge(machine_with(), packages_without())
-    assert able(verdicts) == set(CAN) == {"export", "track", "video", "check"}
+    assert able(verdicts) == set(CAN) - {"engines"} == {"export", "track", "video", "check"}
     assert verdicts["track"].reason == "on CPU"
+    assert verdicts["engines"].reason == "there is no NVIDIA GPU"
     assert next_step(verdicts) == "etam-edge models"
+
+
+@pytest.mark.parametrize(
+    ("board", "gpus", "target"),
+    [
+        ("NVIDIA Jetson Orin Nano Developer Kit", [], "jetson-orin-nano"),
+        ("NVIDIA Jetson AGX Orin", [], "jetson-orin"),
+        ("NVIDIA Jetson AGX Thor Developer Kit", [], "jetson-thor"),
+        (None, ["NVIDIA A100-SXM4-40GB"], "a100"),
+        (None, ["NVIDIA RTX A4000"], "this-machine"),
+    ],
+)
+def test_engines_and_the_target_that_this_machine_is(board: str | None, gpus: list[str], target: str) -> None:
+    machine = machine_with(board=board, gpus=gpus, l4t="36.4" if board else None)
+    verdict = judge(machine, packages_without("pycuda"))["engines"]
+    assert verdict.able
+    assert verdict.reason.startswith(f"etam-edge build BUNDLE --target {target}; fp16")
+    assert not judge(machine, packages_without("tensorrt"))["engines"].able
+    assert (
+        "neither pycuda nor cuda-bindings"
+        in judge(machine, packages_without("pycuda", "cuda-bindings"))["engines"].reason
+    )
 
 
 @pytest.mark.parametrize("missing", EXPORT_NEEDS)
@@ -488,11 +511,12 @@ def test_report_of_a_bare_machine(root: Path, found: Callable[..., None]) -> Non
     assert 'torch is missing; it is for export: pip install "etam-edge[export]"' in lines
     assert 'opencv is missing; it is for videos, and the check: pip install "etam-edge[video]"' in lines
     assert sum(" is missing; it is for " in line for line in lines) == 5
-    assert lines[-5:] == [
+    assert lines[-6:] == [
         'can export: no, torch cannot be used: pip install "etam-edge[export]"',
         "can track with ONNX Runtime: yes, on CPU",
         'can read videos: no, opencv cannot be used: pip install "etam-edge[video]"',
         'can check accuracy: no, opencv cannot be used: pip install "etam-edge[onnxruntime,check]"',
+        "can build and run TensorRT engines: no, there is no NVIDIA GPU",
         "next: etam-edge track BUNDLE VIDEO --point X,Y",
     ]
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etam_edge.targets import TARGETS, THIS_MACHINE
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -90,17 +92,20 @@ PACKAGES = (
     Package(
         "tensorrt",
         "tensorrt",
-        "TensorRT engines, which this version does not use yet",
+        "building and running engines",
         "pip install tensorrt (on a Jetson it comes with JetPack)",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
     ),
-    Package("pycuda", "pycuda", "TensorRT engines, which this version does not use yet", "pip install pycuda"),
+    Package("tensorrt_rtx", "tensorrt_rtx", "compiling engines for RTX machines", _extra("rtx"), ("tensorrt-rtx",)),
+    Package("pycuda", "pycuda", "running engines, it or cuda-bindings", "pip install pycuda"),
+    Package("cuda-bindings", "cuda.bindings", "running engines, it or pycuda", "pip install cuda-bindings"),
 )
 CAN = {
     "export": "can export",
     "track": "can track with ONNX Runtime",
     "video": "can read videos",
     "check": "can check accuracy",
+    "engines": "can build and run TensorRT engines",
 }
 EXPORT_NEEDS = ("torch", "onnx", "onnxslim", "onnxruntime")
 
@@ -185,7 +190,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the repor
 
 
 def judge(machine: Machine, packages: dict[str, Installed]) -> dict[str, Verdict]:
-    """What can be done here: `export`, `track`, `video`, `check`."""
+    """What can be done here: `export`, `track`, `video`, `check`, `engines`."""
     unsupported = _unsupported(machine)
     if unsupported:
         return dict.fromkeys(CAN, Verdict(False, unsupported))
@@ -201,7 +206,30 @@ def judge(machine: Machine, packages: dict[str, Installed]) -> dict[str, Verdict
         "track": needs(("numpy", "onnxruntime"), "onnxruntime", _devices(machine, packages["onnxruntime"])),
         "video": needs(("opencv",), "video"),
         "check": needs(("onnxruntime", "opencv", "matplotlib"), "onnxruntime,check"),
+        "engines": _engines(machine, packages),
     }
+
+
+def _engines(machine: Machine, packages: dict[str, Installed]) -> Verdict:
+    if not machine.gpus and machine.l4t is None:
+        return Verdict(False, "there is no NVIDIA GPU")
+    if not packages["tensorrt"].usable:
+        return Verdict(False, "tensorrt cannot be used: pip install tensorrt (on a Jetson it comes with JetPack)")
+    if not packages["pycuda"].usable and not packages["cuda-bindings"].usable:
+        return Verdict(False, "neither pycuda nor cuda-bindings can be used: pip install pycuda, or cuda-bindings")
+    target = TARGETS[suggested_target(machine)]
+    return Verdict(True, f"etam-edge build BUNDLE --target {target.name}; {target.advice}")
+
+
+def suggested_target(machine: Machine) -> str:
+    """The target of `etam-edge build` that this machine is, by the names of its board and GPU."""
+    board = (machine.board or "").lower()
+    if "orin nano" in board:
+        return "jetson-orin-nano"
+    for word, target in (("orin", "jetson-orin"), ("thor", "jetson-thor")):
+        if word in board:
+            return target
+    return "a100" if any("a100" in gpu.lower() for gpu in machine.gpus) else THIS_MACHINE
 
 
 def _devices(machine: Machine, onnxruntime: Installed) -> str:
