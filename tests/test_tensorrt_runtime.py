@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import importlib
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 from conftest import BundleMaker, SmallBundleMaker
 from fake_cuda_packages import fake_bindings, fake_pycuda
 from golden_runs import session_answers
-from goldens import GOLDENS, Comparison
+from goldens import GOLDENS, Comparison, Golden
 from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from small import clip_frame
 
@@ -222,17 +223,23 @@ def test_several_sessions_of_one_tracker(make_machine: MachineMaker) -> None:
             play(pairs[1], index - 4)
 
 
-GOLDEN = next(golden for golden in GOLDENS if golden.variant == "efficienttam_ti_512x512" and not golden.form)
+SEEDED = [
+    golden
+    for golden in sorted(GOLDENS, key=lambda golden: golden.weights_id)
+    if golden.variant in ("efficienttam_ti_512x512", "efficienttam_ti_2") and not golden.form
+]
 
 
-def test_golden_scenario(seeded_bundle: BundleMaker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("golden", SEEDED, ids=lambda golden: golden.id)
+def test_golden_scenario(golden: Golden, seeded_bundle: BundleMaker, tmp_path: Path) -> None:
     """The reference's own answers, through the whole TensorRT runtime."""
-    bundle = Bundle.load(seeded_bundle(*GOLDEN.weights_id)).copy_to(tmp_path / "golden")
+    bundle = Bundle.load(seeded_bundle(*golden.weights_id)).copy_to(tmp_path / "golden")
     cuda = SimulatedCuda(ORIN)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
-    comparison = Comparison(GOLDEN)
-    comparison.check(session_answers(GOLDEN, Tracker(bundle, TensorRTEngine(bundle, cuda, trt))))
+    comparison = Comparison(golden)
+    comparison.check(session_answers(golden, Tracker(bundle, TensorRTEngine(bundle, cuda, trt))))
+    shutil.rmtree(bundle.path)
     assert not comparison.failures
 
 
