@@ -11,7 +11,7 @@ import typer
 from etam_edge.recipe import REGIONS
 
 if TYPE_CHECKING:
-    from etam_edge.bundle import Manifest
+    from etam_edge.bundle import Bundle, Manifest
 
 
 def inspect(
@@ -42,6 +42,7 @@ def inspect(
         f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
         "points a prompt": str(sizes.max_points),
         "accuracy": describe(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
+        "engines": engines_line(loaded),
         "made": f"{manifest.created} with " + ", ".join(f"{name} {text}" for name, text in manifest.versions.items()),
     }
     for name, text in facts.items():
@@ -75,6 +76,17 @@ def inspect(
         verification.add_row(name, f"{value:.1e}")
     out.print(verification)
     next_command(f"etam-edge track {bundle} VIDEO --point X,Y")
+
+
+def engines_line(bundle: Bundle) -> str:
+    """What the bundle has engines for, and whether they are of its graphs."""
+    from etam_edge.engines import built_for, stale
+
+    found = []
+    for builder in built_for(bundle):
+        reason = stale(bundle, builder)
+        found.append(str(builder) if reason is None else f"{builder}, which do not serve: {reason}")
+    return "; ".join(found) or f"none; build them where they will run: etam-edge build {bundle.path}"
 
 
 def recipe_lines(manifest: Manifest) -> list[str]:
