@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from etam_edge.benchmark import machine as machine_module
 from etam_edge.cli import doctor as doctor_module
 from etam_edge.cli.app import app
 from etam_edge.cli.doctor import (
@@ -363,7 +364,7 @@ def test_gpus_of_the_driver_where_nvidia_smi_fails(
     root: Path, script: str, module: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(doctor_module, "QUERY_TIMEOUT", 0.2)
+    monkeypatch.setattr(machine_module, "QUERY_TIMEOUT", 0.2)
     nvidia_smi(root, script)
     write(root, "proc/driver/nvidia/version", DRIVER.format(module, version))
     write(root, "proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   1\n")

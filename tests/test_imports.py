@@ -19,6 +19,7 @@ ALLOWED = {
     "runtimes": {"runtimes"},
     "clips": {"clips", "runtimes"},
     "calibration": {"calibration", "clips", "runtimes"},
+    "benchmark": {"benchmark", "clips", "model", "runtimes"},
 }
 """Rooms that the files of a room may import, besides the files that stand outside all rooms."""
 SHARED = {"bundle", "cuda", "engines", "folders", "recipe", "spec", "errors", "targets"}

@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from etam_edge.cli.bench import bench
 from etam_edge.cli.build import build
 from etam_edge.cli.check import check
 from etam_edge.cli.demo import demo
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, build, track, check, sensitivity, record, inspect, models, demo, doctor):
+for command in (export, build, track, check, bench, sensitivity, record, inspect, models, demo, doctor):
     app.command()(command)
 
 

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import platform
 import re
-import shutil
-import subprocess
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etam_edge.benchmark.machine import Machine, look_at_machine
 from etam_edge.targets import TARGETS, THIS_MACHINE
 
 if TYPE_CHECKING:
@@ -30,10 +27,6 @@ ROOT = Path("/")
 OLDEST_PYTHON = (3, 10)
 OLDEST_L4T = 36
 """JetPack 6: the first whose Python (3.10) and TensorRT (8.6) serve."""
-JETPACKS = {32: "4", 34: "5.0", 35: "5.1", 36: "6", 38: "7"}
-"""JetPack by major release of Jetson Linux (L4T)."""
-QUERY_TIMEOUT = 5.0
-"""Seconds that nvidia-smi has to answer."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ PACKAGES = (
             "opencv",
         ),
     ),
-    Package("matplotlib", "matplotlib", "the plots of check and sensitivity", _extra("check")),
+    Package("matplotlib", "matplotlib", "the plots of check, sensitivity and bench", _extra("check")),
     Package("torch", "torch", "export", _extra("export")),
     Package("onnx", "onnx", "export", _extra("export")),
     Package("onnxslim", "onnxslim", "export", _extra("export")),
@@ -127,23 +120,6 @@ class Installed:
     @property
     def usable(self) -> bool:
         return self.version is not None and not self.problem
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The computer. What could not be found out is None or empty; memory is in bytes."""
-
-    system: str
-    python: str
-    cpu: str
-    cores: int
-    memory: int | None
-    memory_available: int | None
-    cuda_driver: str | None
-    gpus: list[str]
-    board: str | None
-    l4t: str | None
-    jetpack: str | None
 
 
 @dataclass(frozen=True)
@@ -365,97 +341,3 @@ def _numbers(version: str) -> tuple[int, ...]:
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
-
-
-# --- the machine ------------------------------------------------------------------------------------------------------
-
-
-def look_at_machine(root: Path) -> Machine:
-    """The facts of this computer, its system files read under `root`."""
-    l4t = _l4t(_read(root / "etc/nv_tegra_release"))
-    model = _read(root / "proc/device-tree/model").strip("\0\n ")
-    driver, gpus = _nvidia(root)
-    memory = _memory(_read(root / "proc/meminfo"))
-    return Machine(
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        python=platform.python_version(),
-        cpu=_cpu(_read(root / "proc/cpuinfo")) or model or platform.processor() or platform.machine(),
-        cores=_cores(),
-        memory=memory.get("MemTotal"),
-        memory_available=memory.get("MemAvailable"),
-        cuda_driver=driver,
-        gpus=gpus,
-        board=model or None if l4t else None,
-        l4t=l4t,
-        jetpack=_jetpack(l4t, _read(root / "var/lib/dpkg/status")) if l4t else None,
-    )
-
-
-def _read(path: Path) -> str:
-    """The text of a system file, "" where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _cpu(cpuinfo: str) -> str:
-    match = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return match[1].strip() if match else ""
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory(meminfo: str) -> dict[str, int]:
-    """Bytes by name."""
-    return {name: int(size) * 1024 for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", meminfo, re.MULTILINE)}
-
-
-def _l4t(release: str) -> str | None:
-    """Jetson Linux's version, as "36.4.3", of /etc/nv_tegra_release."""
-    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
-    return f"{match[1]}.{match[2]}" if match else None
-
-
-def _jetpack(l4t: str, dpkg_status: str) -> str | None:
-    """JetPack's version: of its package where that is installed, else what the Jetson Linux release belongs to."""
-    match = re.search(r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: ([\d.]+)", dpkg_status, re.MULTILINE)
-    return match[1] if match else JETPACKS.get(int(l4t.split(".")[0]))
-
-
-def _nvidia(root: Path) -> tuple[str | None, list[str]]:
-    """Driver version and GPU names: of nvidia-smi, else of the driver's own files."""
-    rows = _ask_nvidia_smi()
-    if rows:
-        # Memory that the GPU shares with the CPU is answered as [N/A].
-        return rows[0][1], [name if memory.startswith("[") else f"{name}, {memory}" for name, _, memory in rows]
-    version = re.search(r"Module.*?\s(\d+\.[\d.]+)", _read(root / "proc/driver/nvidia/version"))
-    try:
-        files = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
-    except OSError:
-        files = []
-    names = [re.search(r"^Model:\s*(.+)$", _read(file), re.MULTILINE) for file in files]
-    return version[1] if version else None, [name[1].strip() for name in names if name]
-
-
-def _ask_nvidia_smi() -> list[tuple[str, str, str]]:
-    """(name, driver version, memory) of each GPU; empty where nvidia-smi is missing or fails."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=QUERY_TIMEOUT, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows: list[tuple[str, str, str]] = []
-    for line in done.stdout.splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 3:
-            rows.append((parts[0], parts[1], parts[2]))
-    return rows
