@@ -22,7 +22,7 @@ ALLOWED = {
     "benchmark": {"benchmark", "clips", "model", "runtimes"},
 }
 """Rooms that the files of a room may import, besides the files that stand outside all rooms."""
-SHARED = {"bundle", "cuda", "engines", "folders", "recipe", "spec", "errors", "targets"}
+SHARED = {"bundle", "cuda", "engines", "figures", "folders", "recipe", "spec", "errors", "targets"}
 
 
 def python(code: str) -> str:

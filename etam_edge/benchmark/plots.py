@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import numpy as np
 
 from etam_edge.benchmark.result import Benchmark
 from etam_edge.benchmark.stages import OTHER, STAGES
-from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.figures import add_legend, make_figure, to_png
 
-WIDTH = 9.6
-"""Inches."""
-RESOLUTION = 130
-"""Pixels an inch."""
 MOST_MILLISECONDS = 99.5
 """Percentile at which the axis of times ends: one slow frame would flatten all others."""
 DECODE = "decode"
@@ -28,25 +21,9 @@ STAGE_COLOURS = dict(
 LONGEST_NAME = 28
 
 
-def need_matplotlib() -> Any:
-    """matplotlib's figure class.
-
-    Raises:
-        RuntimeUnavailableError: it is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"the plots of a benchmark need matplotlib, which cannot be imported ({error}); "
-            'install it with: pip install "etam-edge[check]"'
-        ) from error
-    return Figure
-
-
 def latency_plot(benchmark: Benchmark) -> bytes:
     """Milliseconds of every frame of every stream, by its index."""
-    figure, axes = _figure(3.6)
+    figure, [axes] = make_figure(3.6)
     tallest = 0.0
     for run in benchmark.runs:
         for number, side in enumerate(run.sides):
@@ -62,8 +39,8 @@ def latency_plot(benchmark: Benchmark) -> bytes:
         ylim=(0, 1.1 * max(tallest, 1e-3)),
         xlim=(-0.5, benchmark.frames - 0.5),
     )
-    _legend(figure, axes)
-    return _png(figure)
+    add_legend(figure, axes)
+    return to_png(figure)
 
 
 def stage_plot(benchmark: Benchmark) -> bytes:
@@ -78,7 +55,7 @@ def stage_plot(benchmark: Benchmark) -> bytes:
         for side in run.sides
         if side.stages is not None
     ]
-    figure, axes = _figure(1.3 + 0.45 * len(bars))
+    figure, [axes] = make_figure(1.3 + 0.45 * len(bars))
     places = np.arange(len(bars))
     begin = np.zeros(len(bars))
     for stage, colour in STAGE_COLOURS.items():
@@ -95,33 +72,10 @@ def stage_plot(benchmark: Benchmark) -> bytes:
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
     axes.grid(axis="y", visible=False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=9, fontsize=8, frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _label(side: str, objects: int) -> str:
     name = side if len(side) <= LONGEST_NAME else f"{side[: LONGEST_NAME - 1]}\u2026"
     # A dollar sign would begin a formula.
     return f"{name}, {objects} object{'s' if objects > 1 else ''}".replace("$", r"\$")
-
-
-def _figure(height: float) -> tuple[Any, Any]:
-    figure = need_matplotlib()(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_size(9)
-    return figure, axes
-
-
-def _legend(figure: Any, axes: Any) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
-
-
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    # No creation date or version: equal figures make equal files.
-    figure.savefig(file, format="png", dpi=RESOLUTION, metadata={"Software": None})
-    return file.getvalue()

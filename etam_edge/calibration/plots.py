@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import numpy as np
 
-from etam_edge.calibration.check import INSTALL, Check
+from etam_edge.calibration.check import Check
 from etam_edge.calibration.summary import Comparison, timed
-from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.figures import add_legend, make_figure, to_png
 
 REFERENCE, CANDIDATE = "#3b77b8", "#e0802b"
-WIDTH = 9.6
-"""Inches."""
-RESOLUTION = 130
-"""Pixels an inch."""
 MOST_LINES = 10
 """Objects that are told apart by colour; more are drawn as one grey bundle."""
 MOST_OBJECTS = 12
@@ -28,24 +21,9 @@ MOST_MILLISECONDS = 99.0
 """Percentile at which the axis of times ends: one slow frame would flatten all others."""
 
 
-def need_matplotlib() -> Any:
-    """matplotlib's figure class.
-
-    Raises:
-        RuntimeUnavailableError: it is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"the report's plots need matplotlib, which cannot be imported ({error}); install it with: {INSTALL}"
-        ) from error
-    return Figure
-
-
 def drift_plot(comparison: Comparison) -> bytes:
     """IoU with the reference over the frames since an object's prompt."""
-    figure, [axes] = _figure(3.4)
+    figure, [axes] = make_figure(3.4)
     lines = [(f"{clip.name}, object {one.object_id}", one.iou) for clip in comparison.clips for one in clip.objects]
     told_apart = len(lines) <= MOST_LINES
     for label, values in lines:
@@ -60,14 +38,14 @@ def drift_plot(comparison: Comparison) -> bytes:
     axes.xaxis.get_major_locator().set_params(integer=True)
     if told_apart:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def accuracy_plot(comparison: Comparison) -> bytes:
     """J&F of reference and candidate, clip by clip; only clips with true masks."""
     clips = [clip for clip in comparison.clips if clip.figures.drop is not None]
     many = len(clips) > BAR_CLIPS
-    figure, [axes] = _figure(4.2 if many else 3.2)
+    figure, [axes] = make_figure(4.2 if many else 3.2)
     places = np.arange(len(clips))
     for shift, label, colour in ((-0.19, "reference", REFERENCE), (0.19, "candidate", CANDIDATE)):
         heights = [getattr(clip.figures, label).j_and_f for clip in clips]
@@ -77,8 +55,8 @@ def accuracy_plot(comparison: Comparison) -> bytes:
     names = [_short(clip.name) for clip in clips]
     axes.set_xticks(places, names, rotation=60 if many else 0, ha="right" if many else "center")
     axes.set(ylabel="J&F", ylim=(0, 1.06), xlim=(-0.7, max(len(clips) - 0.3, 3.0)))
-    _legend(figure, axes)
-    return _png(figure)
+    add_legend(figure, axes)
+    return to_png(figure)
 
 
 def region_plot(comparison: Comparison) -> bytes:
@@ -92,7 +70,7 @@ def region_plot(comparison: Comparison) -> bytes:
     shown = judged[:MOST_OBJECTS]
     columns = min(len(shown), 2)
     rows = -(-len(shown) // columns)
-    figure, grid = _figure(0.5 + 1.9 * rows, rows=rows, columns=columns)
+    figure, grid = make_figure(0.5 + 1.9 * rows, rows=rows, columns=columns)
     for axes, pair in zip(grid, [*shown, *[None] * (len(grid) - len(shown))], strict=True):
         if pair is None:
             axes.set_axis_off()
@@ -119,8 +97,8 @@ def region_plot(comparison: Comparison) -> bytes:
         axes.set_title(f"{_short(clip.name)}, object {one.object_id}", fontsize=9, loc="left")
         axes.set(ylim=(-0.03, 1.03), xlabel="frame", ylabel="J")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(figure, grid[0])
-    return _png(figure)
+    add_legend(figure, grid[0])
+    return to_png(figure)
 
 
 def latency_plot(check: Check) -> bytes:
@@ -129,7 +107,7 @@ def latency_plot(check: Check) -> bytes:
     Raises:
         ValueError: no frame was timed.
     """
-    figure, [axes] = _figure(2.8)
+    figure, [axes] = make_figure(2.8)
     sides = [
         (label, timed(runs), colour)
         for label, runs, colour in (
@@ -147,37 +125,11 @@ def latency_plot(check: Check) -> bytes:
             float(np.median(times)), color=colour, linewidth=1.8, label=f"{label}, median {np.median(times):.1f}"
         )
     axes.set(xlabel="milliseconds a frame", ylabel="frames")
-    _legend(figure, axes)
-    return _png(figure)
-
-
-def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure and its axes, row by row."""
-    figure = need_matplotlib()(figsize=(WIDTH, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for axes in grid:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set_size(9)
-    return figure, grid
-
-
-def _legend(figure: Any, axes: Any) -> None:
-    """What the colours of these axes mean, above all axes."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8, frameon=False)
+    add_legend(figure, axes)
+    return to_png(figure)
 
 
 def _short(name: str) -> str:
     """The name, or its beginning and end: names of one recording often differ in the last digits."""
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f"{name[:half]}\u2026{name[1 - half :]}"
-
-
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    # No creation date or version: equal figures make equal files.
-    figure.savefig(file, format="png", dpi=RESOLUTION, metadata={"Software": None})
-    return file.getvalue()

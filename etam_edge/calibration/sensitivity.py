@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from etam_edge.calibration.check import Check, check
-from etam_edge.calibration.plots import need_matplotlib
 from etam_edge.clips.clip_set import Clip
 from etam_edge.errors import InputError
+from etam_edge.figures import need_matplotlib
 from etam_edge.recipe import FP16, FP32, Recipe
 from etam_edge.runtimes.tracker import Tracker
 

@@ -62,11 +62,11 @@ def bench(
     from etam_edge.benchmark.machine import governor, look_at_machine, power_mode
     from etam_edge.benchmark.measure import check_length, measure, stage_frames
     from etam_edge.benchmark.noise import NoiseWatch
-    from etam_edge.benchmark.plots import need_matplotlib
     from etam_edge.benchmark.result import Benchmark, Source
     from etam_edge.cli.bench_tables import show
     from etam_edge.cli.console import frame_progress, out
     from etam_edge.cli.doctor import ROOT
+    from etam_edge.figures import need_matplotlib
     from etam_edge.folders import check_target
 
     # All that can be refused is refused before the first frame is tracked.

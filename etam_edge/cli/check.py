@@ -60,10 +60,10 @@ def check(
     """Compare a bundle with a reference over clips; exit code 1 when it lost more than it may."""
     from etam_edge.calibration.check import check as compare_trackers
     from etam_edge.calibration.check import count_frames, is_judged, need_opencv
-    from etam_edge.calibration.plots import need_matplotlib
     from etam_edge.calibration.verdict import Outcome, Side, choose_thresholds, judge
     from etam_edge.cli.console import err, frame_progress, next_command, out
     from etam_edge.clips.clip_set import find_clips
+    from etam_edge.figures import need_matplotlib
 
     # All that can be refused is refused before the first frame is tracked.
     need_opencv()

@@ -44,11 +44,11 @@ def sensitivity(
 ) -> None:
     """Rank the regions of a model by the accuracy that they lose and the time that they gain, one at a time."""
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.plots import need_matplotlib
     from etam_edge.calibration.sensitivity import costs_to_json, plot_costs
     from etam_edge.cli.console import next_command, out
     from etam_edge.cli.conversion import Conversion
     from etam_edge.clips.clip_set import find_clips
+    from etam_edge.figures import need_matplotlib
 
     regions = _regions(region)
     need_matplotlib()
