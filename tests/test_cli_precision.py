@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,7 +196,9 @@ def test_mixed_keeps_regions_within_the_budget(recording: Path, clips: Path, tmp
     assert len(manifest.calibration["sensitivity"]) == 3
 
 
-def test_wrong_calls_are_refused_before_any_work(fp32: Path, int8: Path, clips: Path, tmp_path: Path) -> None:
+def test_wrong_calls_are_refused_before_any_work(
+    fp32: Path, int8: Path, recording: Path, clips: Path, tmp_path: Path
+) -> None:
     here = ("--output", tmp_path / "b")
     refused("int8 needs calibration", "export", "--precision", "int8", *here)
     refused("int8 needs calibration", "export", "--precision", "fp16", "--region", "neck=int8", *here)
@@ -208,6 +211,17 @@ def test_wrong_calls_are_refused_before_any_work(fp32: Path, int8: Path, clips: 
     refused("--prompts says what to track", "export", "--precision", "fp16", "--prompts", tmp_path / "p.json", *here)
     mixed = ("export", "--precision", "mixed", "--calibration", clips, *here)
     refused("is no number of points", *mixed, "--max-drop", "nan")
+    short = tmp_path / "short"
+    shutil.copytree(clips, short)
+    for file in sorted((short / "JPEGImages" / "crossing").iterdir())[9:]:
+        file.unlink()
+    refused("the clips are shorter than the memory", "export", "--precision", "int8", "--calibration", short, *here)
+    for file in sorted((clips / "Annotations" / "crossing").iterdir())[1:]:
+        (short / "Annotations" / "crossing" / file.name).unlink(missing_ok=True)
+    shutil.copytree(clips / "JPEGImages", short / "JPEGImages", dirs_exist_ok=True)
+    untrue = ("export", "--precision", "mixed", "--calibration", short, *here)
+    refused("none of the clips has true masks", *untrue)
+    refused("a recording holds no clips to judge mixed on", *untrue[:4], recording, *here)
     refused("is int8; record with an fp32 bundle", "record", int8, clips, "--output", tmp_path / "r")
     refused("no region is named 'brain'", "sensitivity", fp32, "--clips", clips, "--region", "brain")
     refused("there are no clips at", "sensitivity", fp32, "--clips", tmp_path / "none")

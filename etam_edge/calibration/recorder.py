@@ -63,7 +63,7 @@ def record(
         raise InputError(f"{tracker.bundle.path} is {manifest.precision}; record with an fp32 bundle")
     if samples < 1 or max_bytes < 1:
         raise InputError(f"a recording of {samples} samples and {max_bytes} bytes holds nothing; ask for more")
-    _check_clips(clips, tracker.spec)
+    check_clips(clips, tracker.spec)
     with writing(output, overwrite, marker=MANIFEST, what="recording") as draft:
         sampler = _Sampler(draft, tracker.spec, samples, max_bytes, seed)
         recorder = Tracker(tracker.bundle, _RecordingEngine(tracker.engine, sampler))
@@ -86,7 +86,11 @@ def record(
     return replace(recording, path=output)
 
 
-def _check_clips(clips: Sequence[Clip], spec: ModelSpec) -> None:
+def check_clips(clips: Sequence[Clip], spec: ModelSpec) -> None:
+    """
+    Raises:
+        InputError: there are none, or all are too short to fill the memory.
+    """
     if not clips:
         raise InputError("there is no clip to record; name a folder of clips with prompts")
     needed = frames_to_fill(spec)

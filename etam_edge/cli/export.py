@@ -16,6 +16,7 @@ from etam_edge.recipe import FP32, Recipe
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
     from etam_edge.cli.conversion import Conversion
+    from etam_edge.spec import ModelSpec
 
 
 class Precision(str, Enum):
@@ -96,6 +97,8 @@ def export(
     target = output or Path("bundles") / f"{spec.name}{suffix}-{precision.value if wish is None else wish.precision}"
     # All that can be refused is refused before the weights are fetched and the graphs traced.
     check_target(target, overwrite)
+    if wish is not None:
+        wish.check_clips(spec)
 
     with export_packages("export"):
         from etam_edge.exporters.checkpoints import fetch_checkpoint, load_model
@@ -141,6 +144,31 @@ class _Wish:
     max_drop: float | None
     clips: Path | None
 
+    def check_clips(self, spec: ModelSpec) -> None:
+        """
+        Raises:
+            InputError: there are no clips, they are too short, or mixed cannot be judged on them.
+        """
+        from etam_edge.calibration.recorder import check_clips
+        from etam_edge.calibration.recording import MANIFEST, Recording
+        from etam_edge.clips.clip_set import find_clips
+
+        judged = None if self.clips is None else find_clips(self.clips)
+        if self.calibration is not None and (self.calibration / MANIFEST).is_file():
+            Recording.load(self.calibration)
+        elif self.calibration is not None:
+            found = find_clips(self.calibration, self.prompts)
+            check_clips(found, spec)
+            judged = judged or found
+        if self.max_drop is None:
+            return
+        if judged is None:
+            raise InputError("a recording holds no clips to judge mixed on; add --clips, with true masks")
+        if not any(clip.truth for clip in judged):
+            raise InputError(
+                "mixed is judged by J&F, and none of the clips has true masks; add --clips with some that do"
+            )
+
     def fulfil(self, source: Bundle, folder: Path) -> Bundle:
         """The bundle in that precision, in a folder for passing use."""
         from etam_edge.cli.conversion import Conversion, show_audit
@@ -164,12 +192,7 @@ class _Wish:
         from etam_edge.clips.clip_set import find_clips
 
         clips = find_clips(self.clips) if self.clips is not None else conversion.clips
-        if clips is None:
-            raise InputError("a recording holds no clips to judge mixed on; add --clips, with true masks")
-        if not any(clip.truth for clip in clips):
-            raise InputError(
-                "mixed is judged by J&F, and none of the clips has true masks; add --clips with some that do"
-            )
+        assert clips is not None, "check_clips saw to it"
         return choose_regions(conversion, clips, self.recipe, max_drop)
 
 
