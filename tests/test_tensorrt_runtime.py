@@ -551,7 +551,10 @@ def test_cuda_packages_are_missing(monkeypatch: pytest.MonkeyPatch, make_machine
     machine = make_machine()
     monkeypatch.setattr(tensorrt_engine, "import_tensorrt", lambda flavour: machine.trt)
     importing(monkeypatch, {})
-    with pytest.raises(RuntimeUnavailableError, match=r"neither PyCUDA nor cuda-bindings .*pip install pycuda .*pip install cuda-bindings"):
+    with pytest.raises(
+        RuntimeUnavailableError,
+        match=r"neither PyCUDA nor cuda-bindings .*pip install pycuda .*pip install cuda-bindings",
+    ):
         Tracker.load(machine.bundle.path, runtime="tensorrt")
     assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
     importing(monkeypatch, {"pycuda.driver": ImportError("libcuda.so.1: cannot open shared object file")})
