@@ -29,11 +29,16 @@ REGIONS = {
 }
 """Every region, with what it is."""
 
+MULTIPLICATIONS = ("Conv", "MatMul", "Gemm")
+"""Operators that int8 can take over. Gemm as well: simplifiers turn MatMul and Add into it, and int8 would vanish
+silently. (TensorRT and ONNX Runtime know no int8 ConvTranspose worth having.)"""
+LARGEST_HALF = 65504.0
+"""The largest finite float16."""
 PRODUCTS = frozenset({"vit_attention", "memory_self", "memory_scores", "memory_values"})
 """Regions that multiply activations by activations."""
 INT8_REGIONS = ("vit_windowed", "vit_global", "memory_layers", "memory_keys")
 """Regions that `int8` quantizes unless it is told otherwise: linear layers, which lose least for the time they gain."""
-CANDIDATES = (*INT8_REGIONS[:2], "neck", *INT8_REGIONS[2:], "memory_encoder")
+CANDIDATES = tuple(name for name in REGIONS if name not in PRODUCTS | {"patch_embedding", "mask_decoder"})
 """Regions that `mixed` chooses from: all that multiply by weights, but the first and the last of the model."""
 FLOAT32_REGIONS = ("mask_decoder",)
 """Regions that stay fp32 unless told otherwise: fp16 there alone loses several times what it loses elsewhere."""

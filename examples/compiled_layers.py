@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from golden_runs import seeded_model  # noqa: E402
+from made_up_ranges import made_up_ranges  # noqa: E402
 from rich.progress import track as progress  # noqa: E402
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle  # noqa: E402
@@ -35,24 +36,15 @@ TARGETS = {"SM80": (8, 0), "SM86": (8, 6)}
 PRECISIONS = (FP32, FP16, INT8)
 
 
-class AnyRange(dict[str, tuple[float, float]]):
-    """Every tensor has a range."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> tuple[float, float]:
-        return -4.0, 4.0
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
+    models = parser.parse_args().models
     trt = import_tensorrt("tensorrt-rtx")
     print(f"TensorRT for RTX {trt.__version__}\n")
     print("| model | graph | target | bundle | multiplying: int8 | fp16 | fp32 | pointwise and other | MB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in parser.parse_args().models:
+    for name in models:
         with tempfile.TemporaryDirectory() as folder:
             for row in rows(trt, name, Path(folder)):
                 print(f"| {row} |", flush=True)
@@ -62,7 +54,7 @@ def rows(trt: object, name: str, folder: Path) -> list[str]:
     official = name != NANO.name
     model = seeded_model(name, 11) if official else load_model(find_spec(name), fetch_checkpoint(name))
     source = export_bundle(model, folder / FP32, GraphSizes(), {"name": "seeded", "sha256": ""})
-    quantize = QdqQuantizer(defaultdict(AnyRange))  # type: ignore[arg-type]
+    quantize = QdqQuantizer(made_up_ranges())
     bundles = {FP32: source} | {
         word: derive_bundle(source, folder / word, Recipe.default(word), word, {}, quantize) for word in (FP16, INT8)
     }

@@ -19,17 +19,17 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+from davis import write_crossing  # noqa: E402
 from golden_runs import seeded_model  # noqa: E402
 
 from etam_edge import Prompt, Tracker  # noqa: E402
 from etam_edge.calibration.metrics import region_similarity  # noqa: E402
 from etam_edge.cli.conversion import Conversion  # noqa: E402
-from etam_edge.clips import chair_outline, crossing, write_clips  # noqa: E402
+from etam_edge.clips import chair_outline, write_clips  # noqa: E402
 from etam_edge.clips.clip_set import find_clips  # noqa: E402
 from etam_edge.exporters.export import export_bundle  # noqa: E402
 from etam_edge.exporters.rounding import rounded_bundle  # noqa: E402
@@ -63,7 +63,7 @@ def measure(name: str, form: str, frames: int) -> None:
         source = export_bundle(model, folder / "fp32", GraphSizes(), checkpoint)
         del model
         calibration = folder / "clips"
-        write_drawn_clip(calibration, frames)
+        write_crossing(calibration, frames)
         conversion = Conversion.prepare(source, calibration, None, "calibration")
         bundles: dict[str, tuple[Path, Path]] = {"fp32": (source.path, source.path)}
         for word, recipe in RECIPES.items():
@@ -89,15 +89,6 @@ def measure(name: str, form: str, frames: int) -> None:
                 f"{times[word]:.0f} | {times['fp32'] / times[word]:.2f} |",
                 flush=True,
             )
-
-
-def write_drawn_clip(folder: Path, frames: int) -> None:
-    """The drawn clip's first frames as a set of one clip."""
-    images, masks = crossing()
-    for part, arrays in (("JPEGImages", images), ("Annotations", masks[:, 0] + 2 * masks[:, 1].astype(np.uint8))):
-        (folder / part / "crossing").mkdir(parents=True)
-        for index in range(frames):
-            Image.fromarray(arrays[index]).save(folder / part / "crossing" / f"{index:05d}.png")
 
 
 def chair(frames: int) -> list[np.ndarray]:

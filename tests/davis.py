@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from small import clip_frame
 
+from etam_edge.clips import crossing
 from etam_edge.clips.overlay import PALETTE
 
 HEIGHT, WIDTH = 96, 151
@@ -60,3 +61,14 @@ def write_clip(
             image = Image.fromarray(labels(index) if values is None else values, mode="P")
             image.putpalette(PALETTE.tobytes())
             image.save(masks / f"{index:05d}.png")
+
+
+def write_crossing(root: Path, frames: int) -> None:
+    """The drawn clip's first frames as a layout of one clip: a ball and a box."""
+    images, masks = crossing()
+    labels_of = masks[:, 0] + 2 * masks[:, 1].astype(np.uint8)
+    for part, arrays in (("JPEGImages", images), ("Annotations", labels_of)):
+        folder = root / part / "crossing"
+        folder.mkdir(parents=True)
+        for index in range(frames):
+            Image.fromarray(arrays[index]).save(folder / f"{index:05d}.png")

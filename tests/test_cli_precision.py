@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from davis import write_crossing
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import MANIFEST, Bundle, sha256_of
 from etam_edge.cli.app import app
-from etam_edge.clips import crossing
 from etam_edge.errors import EtamError
 from etam_edge.recipe import FP16, FP32, INT8, REGIONS
 
@@ -47,13 +47,7 @@ def refused(sentence: str, *arguments: object) -> None:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The drawn clip's first frames in DAVIS layout: a ball and a box."""
     root = tmp_path_factory.mktemp("clips")
-    frames, masks = crossing()
-    labels = masks[:, 0] + 2 * masks[:, 1].astype(np.uint8)
-    for part, images in (("JPEGImages", frames), ("Annotations", labels)):
-        folder = root / part / "crossing"
-        folder.mkdir(parents=True)
-        for index in range(FRAMES):
-            Image.fromarray(images[index]).save(folder / f"{index:05d}.png")
+    write_crossing(root, FRAMES)
     return root
 
 

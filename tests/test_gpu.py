@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BundleMaker, SmallBundleMaker
-from davis import write_clip
+from davis import write_clip, write_crossing
 from golden_runs import Answers, session_answers
 from goldens import GOLDENS, Golden
-from PIL import Image
 from simulated import MAGIC, ILogger, SimulatedCuda, SimulatedEngine, simulated_tensorrt
 from small import clip_frame
 from typer.testing import CliRunner
@@ -169,13 +168,7 @@ def small(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFacto
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The drawn clip's first frames in DAVIS layout: a ball and a box."""
     root = tmp_path_factory.mktemp("clips")
-    frames, masks = crossing()
-    labels = masks[:, 0] + 2 * masks[:, 1].astype(np.uint8)
-    for part, images in (("JPEGImages", frames), ("Annotations", labels)):
-        folder = root / part / "crossing"
-        folder.mkdir(parents=True)
-        for index in range(CLIP_FRAMES):
-            Image.fromarray(images[index]).save(folder / f"{index:05d}.png")
+    write_crossing(root, CLIP_FRAMES)
     return root
 
 

@@ -13,7 +13,7 @@ from small import clip_frame
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import ExportError, InputError
-from etam_edge.recipe import FP16, FP32, INT8, REGIONS, Recipe, parse_regions
+from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, PRODUCTS, REGIONS, Recipe, parse_regions
 from etam_edge.spec import Pooling
 
 onnx = pytest.importorskip("onnx")
@@ -27,7 +27,7 @@ from etam_edge.calibration.trial import try_graphs  # noqa: E402
 from etam_edge.clips.clip_set import find_clips  # noqa: E402
 from etam_edge.exporters.half import FLOAT32_OPERATORS, typed  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes, typed_graph  # noqa: E402
-from etam_edge.exporters.regions import MULTIPLICATIONS, node_regions, tensor_regions  # noqa: E402
+from etam_edge.exporters.regions import node_regions, tensor_regions  # noqa: E402
 from etam_edge.exporters.rounding import rounded, rounded_bundle  # noqa: E402
 
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -119,8 +119,7 @@ def test_every_region_is_in_the_graphs_and_products_read_no_weight(source: Bundl
         for node in model.graph.node:
             if node.op_type in MULTIPLICATIONS:
                 of_weights = node.input[1] in constants
-                products = ("vit_attention", "memory_self", "memory_scores", "memory_values")
-                assert of_weights != (regions[node.name] in products) or regions[node.name] == "mask_decoder", node.name
+                assert of_weights != (regions[node.name] in PRODUCTS) or regions[node.name] == "mask_decoder", node.name
     assert seen == set(REGIONS)
 
 
@@ -230,8 +229,6 @@ def test_only_fp32_bundles_are_converted(source: Bundle, tmp_path: Path) -> None
 
 
 # --- int8 ---
-
-WEIGHTED = [name for name in REGIONS if name not in ("vit_attention", "memory_self", "memory_scores", "memory_values")]
 
 
 @pytest.mark.parametrize("rest", [FP32, FP16])

@@ -7,12 +7,12 @@ asked for, is seen. Scales do not matter here: int8 graphs are made with made-up
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import BundleMaker, SmallBundleMaker
+from made_up_ranges import made_up_ranges
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
@@ -36,20 +36,10 @@ from etam_edge.exporters.tensorrt_builder import BuildOptions, build_engine, spl
 A100, SM86 = (8, 0), (8, 6)
 
 
-class AnyRange(dict[str, tuple[float, float]]):
-    """Every tensor has a range."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> tuple[float, float]:
-        return -4.0, 4.0
-
-
 def in_precision(source: Bundle, precision: str, output: Path) -> Bundle:
     if precision == FP32:
         return source
-    quantize = QdqQuantizer(defaultdict(AnyRange))  # type: ignore[arg-type]
+    quantize = QdqQuantizer(made_up_ranges())
     return derive_bundle(source, output, Recipe.default(precision), precision, {}, quantize)
 
 

@@ -6,7 +6,6 @@ otherwise, but for inputs, constants, casts and Q/DQ pairs, whose types the grap
 
 from __future__ import annotations
 
-from collections import defaultdict
 from enum import Enum, auto
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from test_tensorrt_build import AnyRange
+from made_up_ranges import made_up_ranges
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import RuntimeUnavailableError
@@ -125,7 +124,7 @@ def test_every_layer_is_told_what_the_graph_says(
 ) -> None:
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS))
     if precision != FP32:
-        quantize = QdqQuantizer(defaultdict(AnyRange))  # type: ignore[arg-type]
+        quantize = QdqQuantizer(made_up_ranges())
         bundle = derive_bundle(bundle, tmp_path / "b", Recipe.default(precision), precision, {}, quantize)
     told = 0
     for name in GRAPH_NAMES:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from etam_edge.calibration.ranges import Ranges
 from etam_edge.errors import InputError
-from etam_edge.recipe import FP16, REGIONS, Recipe
-
-LARGEST_HALF = 65504.0
+from etam_edge.recipe import FP16, LARGEST_HALF, REGIONS, Recipe
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from etam_edge.clips.clip_set import Clip, TrueMasks
 from etam_edge.clips.prompts import PromptPlan
 from etam_edge.clips.sources import import_opencv
 from etam_edge.errors import InputError, NotFiniteError, RuntimeUnavailableError
+from etam_edge.figures import INSTALL
 from etam_edge.runtimes import FrameResult, Tracker
 
 NO_CHOICE = -2
 """Mask choice where there is no answer: before an object's first prompt, and where the model answered NaN."""
-INSTALL = 'pip install "etam-edge[check]"'
 
 Step = Callable[[str], None]
 """Told the clip's name after every frame."""

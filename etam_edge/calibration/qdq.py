@@ -15,11 +15,10 @@ from onnx import helper, numpy_helper
 
 from etam_edge.calibration.ranges import Ranges, import_quantization
 from etam_edge.errors import InputError
+from etam_edge.recipe import MULTIPLICATIONS
 
 BIAS = ":bias"
 """Ends the name of the Add that stands for a Gemm's bias; what comes before it is the multiplication's name."""
-MULTIPLICATIONS = ("Conv", "MatMul", "Gemm")
-"""Gemm as well: simplifiers turn MatMul and Add into it, and int8 would vanish silently."""
 OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,

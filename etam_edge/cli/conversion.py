@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etam_edge.errors import InputError
-from etam_edge.recipe import FP16, FP32, Recipe
+from etam_edge.recipe import FP16, FP32, LARGEST_HALF, Recipe
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
@@ -175,7 +175,6 @@ def show_audit(reaches: Sequence[Reach]) -> None:
     """The audit as a table."""
     from rich.table import Table
 
-    from etam_edge.calibration.audit import LARGEST_HALF
     from etam_edge.cli.console import out
 
     table = Table("region", "largest activation", "of fp16's 65504", "computed in", title="overflow audit")

@@ -17,10 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from etam_edge.bundle import GraphSignature
 from etam_edge.errors import ExportError
+from etam_edge.recipe import LARGEST_HALF
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-LARGEST_HALF = 65504.0
-"""The largest finite float16."""
 FLOAT32_OPERATORS = frozenset({"LayerNormalization", "Softmax", "QuantizeLinear", "DequantizeLinear"})
 FLOAT32_INPUTS = {"Resize": (1, 2), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
 """Inputs that are float32 in every graph, by their place: scales."""

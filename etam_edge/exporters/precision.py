@@ -14,8 +14,8 @@ from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, GraphSignature, Tenso
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.half import typed
 from etam_edge.exporters.onnx_graphs import static_problems
-from etam_edge.exporters.regions import MULTIPLICATIONS, node_regions
-from etam_edge.recipe import FP16, FP32, INT8, Recipe
+from etam_edge.exporters.regions import node_regions
+from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, Recipe
 from etam_edge.spec import ModelSpec
 
 BORDERS = {

@@ -15,8 +15,6 @@ from etam_edge.spec import ModelSpec
 
 LINEAR = re.compile(r"/(qkv|proj|query|key|q_proj|k_proj|v_proj|out_proj|out|pointer_key)/")
 """Projections of an attention."""
-MULTIPLICATIONS = frozenset({"Conv", "MatMul", "Gemm"})
-"""What int8 can take over. (TensorRT and ONNX Runtime know no int8 ConvTranspose worth having.)"""
 
 
 def node_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[str, str]:

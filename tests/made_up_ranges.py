@@ -1,0 +1,19 @@
+"""Ranges for int8 graphs whose scales do not matter: every tensor of every graph has one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from etam_edge.calibration.ranges import Ranges
+
+
+class _AnyRange(dict[str, tuple[float, float]]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> tuple[float, float]:
+        return -4.0, 4.0
+
+
+def made_up_ranges() -> Ranges:
+    return defaultdict(_AnyRange)
