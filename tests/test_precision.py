@@ -288,7 +288,7 @@ def test_a_quantizer_that_reaches_too_far_is_refused(source: Bundle, ranges: Ran
 
     def greedy(graph: str, model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:
         regions = node_regions(graph, model, source.manifest.model)
-        return quantizer(graph, model, [*nodes, *(n for n in regions if n.endswith("patch/Conv"))])
+        return quantizer(graph, model, [*nodes, *(n for n in regions if n.startswith("/patch/linear/"))])
 
     with pytest.raises(ExportError, match="which no int8 region holds"):
         derive_bundle(source, tmp_path / "int8", Recipe({"neck": INT8}, rest=FP32), INT8, {}, greedy)
@@ -327,8 +327,8 @@ def test_graphs_that_answer_nan_are_found(source: Bundle, recording, tmp_path: P
     try_graphs(source, recording)
     broken = source.copy_to(tmp_path / "broken")
     model = onnx.load(broken.graph_path("encode"))
-    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "patch.weight")
-    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(list(weight.dims), np.nan, np.float32), weight.name))
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "patch.linear.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(list(bias.dims), np.nan, np.float32), bias.name))
     onnx.save(model, broken.graph_path("encode"))
     with pytest.raises(ExportError, match="graph 'encode' answers NaN or infinity \\(image_features\\)"):
         try_graphs(broken, recording)

@@ -90,44 +90,23 @@ def _quantize(model: onnx.ModelProto, nodes: list[str], ranges: dict[str, tuple[
 
 
 def _without_gemm(model: onnx.ModelProto, nodes: set[str]) -> onnx.ModelProto:
-    """The named Gemm nodes as MatMul and, after the reshape that follows, Add.
-
-    ONNX Runtime runs a quantized Gemm in int8 only without a float bias, and puts a MatMul and an Add that touch back
-    together.
-    """
+    """The named Gemm nodes as MatMul and Add: a bias in float keeps runtimes from computing a Gemm in int8."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in made.graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in made.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {value.name for value in made.graph.output}
     rewritten: list[onnx.NodeProto] = []
-    biases: dict[str, onnx.NodeProto] = {}
     for node in made.graph.node:
         if node.op_type != "Gemm" or node.name not in nodes or not _is_linear(node, constants):
             rewritten.append(node)
-            if node.name in biases:
-                rewritten.append(biases[node.name])
             continue
-        weight = _transposed(made, constants, node)
+        factors = [node.input[0], _transposed(made, constants, node)]
         output = node.output[0]
-        last = node
-        if output not in outputs and [reader.op_type for reader in readers.get(output, [])] == ["Reshape"]:
-            last = readers[output][0]
-        bias = node.input[2] if len(node.input) > 2 else None
-        product = helper.make_node("MatMul", [node.input[0], weight], [output], name=node.name)
-        rewritten.append(product)
-        if bias:
-            end = last.output[0]
-            before = f"{end}:product"
-            biases[last.name] = helper.make_node("Add", [before, bias], [end], name=f"{node.name}{BIAS}")
-            if last is node:
-                product.output[0] = before
-                rewritten.append(biases[last.name])
-            else:
-                last.output[0] = before
+        if len(node.input) < 3:
+            rewritten.append(helper.make_node("MatMul", factors, [output], name=node.name))
+            continue
+        product = f"{output}:product"
+        rewritten.append(helper.make_node("MatMul", factors, [product], name=node.name))
+        rewritten.append(helper.make_node("Add", [product, node.input[2]], [output], name=f"{node.name}{BIAS}"))
     _replace_nodes(made, rewritten)
     return made
 

@@ -5,12 +5,17 @@ Every dimension is a number but the leading object axis. Arguments and results a
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from etam_edge.bundle import OBJECTS, GraphSignature, TensorSpec
+from etam_edge.exporters.patches import PatchProjection
 from etam_edge.exporters.static_memory import EntryWriter, StaticMemoryAttention, UnpooledEntryWriter
+from etam_edge.exporters.static_windows import StaticBlock
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
+from etam_edge.model.image_encoder import Block
 from etam_edge.spec import (
     EMPTY_BIAS,
     EMPTY_POINT,
@@ -91,22 +96,14 @@ class EncodeGraph(nn.Module):
     def __init__(self, model: EfficientTAM) -> None:
         super().__init__()
         trunk = model.image_encoder.trunk
-        patch = trunk.patch_embed.proj
-        size = model.spec.patch_size
-        self.patch = nn.Conv2d(3, patch.out_channels, kernel_size=size, stride=size)
-        weight, mean, std = patch.weight.data.double(), model.pixel_mean.double(), model.pixel_std.double()
-        # (x / 255 - mean) / std, then a convolution without padding, is one convolution of x.
-        self.patch.weight.data = (weight / (255 * std)).float()
-        assert patch.bias is not None
-        assert self.patch.bias is not None
-        self.patch.bias.data = (patch.bias.data.double() - (weight * mean / std).sum((1, 2, 3))).float()
+        self.patch = PatchProjection(model)
         self.register_buffer("position", trunk.position().detach())
-        self.blocks = trunk.blocks
+        self.blocks = nn.ModuleList(StaticBlock(cast(Block, block)) for block in trunk.blocks)
         self.neck = model.image_encoder.neck
 
     def forward(self, frame: Tensor) -> Tensor:
         # Cast first: TensorRT reads uint8 in a cast and nowhere else.
-        x = self.patch(frame.to(torch.float32).permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + self.position
+        x = self.patch(frame.to(torch.float32)) + self.position
         for block in self.blocks:
             x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))

@@ -13,7 +13,7 @@ import onnx
 from etam_edge.errors import ExportError
 from etam_edge.spec import ModelSpec
 
-LINEAR = re.compile(r"/(qkv|proj|query|key|q_proj|k_proj|v_proj|out_proj|out|pointer_key)/")
+LINEAR = re.compile(r"/(qkv|proj|query|key|value|q_proj|k_proj|v_proj|out_proj|out|pointer_key)/")
 """Projections of an attention."""
 
 
@@ -54,8 +54,8 @@ def _encoder_region(node: str, spec: ModelSpec) -> str:
         if "/attn/" in node and not LINEAR.search(node):
             return "vit_attention"
         return "vit_global" if int(block[1]) in spec.global_blocks else "vit_windowed"
-    # After the blocks comes one transpose to the neck's layout.
-    return "neck" if node.startswith("/neck/") or node == "/Transpose_2" else "patch_embedding"
+    # After the blocks comes one transpose to the neck's layout, the only one that no module holds.
+    return "neck" if re.match(r"/neck/|/Transpose$", node) else "patch_embedding"
 
 
 def _memory_region(node: str, reads_softmax: bool) -> str:

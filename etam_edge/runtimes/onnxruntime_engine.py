@@ -16,6 +16,7 @@ import numpy as np
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.runtimes.buffers import Buffer, Device, HostDevice
+from etam_edge.runtimes.cpu_rewrites import rewrite_for_cpu
 
 INSTALL = 'install it with: pip install "etam-edge[onnxruntime]"'
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -143,7 +144,8 @@ def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> A
     """
     path: Path = bundle.graph_path(name)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
+        graph = rewrite_for_cpu(path.read_bytes()) if provider == "cpu" else str(path)
+        session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
     if PROVIDERS[provider] not in session.get_providers():

@@ -1,0 +1,239 @@
+"""Graphs rewritten for the CPU answer what they answered before, and hold the operators that they should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SmallBundleMaker
+
+from etam_edge.bundle import Bundle
+from etam_edge.errors import BundleError
+from etam_edge.runtimes import cpu_rewrites
+from etam_edge.runtimes.cpu_rewrites import DOMAIN, fuse_attention, fuse_int8_products, rewrite_for_cpu
+from etam_edge.runtimes.onnx_file import OnnxFile
+from etam_edge.spec import Pooling
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+X86 = cpu_rewrites.platform.machine().lower() in cpu_rewrites.X86
+
+
+def answers(data: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def example_feeds(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(4)
+    return {
+        t.name: rng.integers(0, 200, t.sized(1)).astype(t.dtype)
+        if t.dtype == "uint8"
+        else rng.standard_normal(t.sized(1)).astype(t.dtype)
+        for t in bundle.manifest.graphs[graph].signature.inputs
+    }
+
+
+def operators(data: bytes) -> Counter:
+    return Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
+
+
+def fused(data: bytes, **options: Any) -> tuple[bytes, int]:
+    file = OnnxFile(data)
+    count = fuse_attention(file, **options)
+    file.add_domain(DOMAIN, 1)
+    return file.to_bytes(), count
+
+
+@pytest.fixture(scope="module")
+def encode(small_bundle: SmallBundleMaker) -> tuple[bytes, dict[str, np.ndarray]]:
+    bundle = Bundle.load(small_bundle(Pooling.NONE))
+    return bundle.graph_path("encode").read_bytes(), example_feeds(bundle, "encode")
+
+
+def test_a_file_that_nothing_changed_is_the_same_model(encode: tuple[bytes, Any]) -> None:
+    data, _ = encode
+    before, after = onnx.load_from_string(data), onnx.load_from_string(OnnxFile(data).to_bytes())
+    del before.graph.value_info[:]
+    assert after == before
+
+
+def test_constants_are_read_in_every_form() -> None:
+    values = {
+        "raw": numpy_helper.from_array(np.array([[1, -2]], dtype=np.int64), "raw"),
+        "ints": helper.make_tensor("ints", TensorProto.INT64, [2], [3, -4]),
+        "floats": helper.make_tensor("floats", TensorProto.FLOAT, [2], [0.5, -1.5]),
+        "bytes": helper.make_tensor("bytes", TensorProto.INT8, [3], [-1, 0, 127]),
+        "scalar": numpy_helper.from_array(np.float32(0.25), "scalar"),
+    }
+    graph = helper.make_graph([], "g", [], [], list(values.values()))
+    constants = OnnxFile(helper.make_model(graph).SerializeToString()).constants
+    for name, tensor in values.items():
+        np.testing.assert_array_equal(constants[name].values, numpy_helper.to_array(tensor))
+        assert constants[name].values.dtype == numpy_helper.to_array(tensor).dtype
+
+
+def test_attributes_are_read_and_written() -> None:
+    made = helper.make_node("X", ["a"], ["b"], name="n", domain="d", ints=[1, -2], one=-7, real=0.5)
+    file = OnnxFile(helper.make_model(helper.make_graph([made], "g", [], [])).SerializeToString())
+    [node] = file.nodes
+    assert node.attributes == {"ints": (1, -2), "one": -7, "real": 0.5}
+    node.raw = None
+    [again] = onnx.load_from_string(file.to_bytes()).graph.node
+    assert {a.name: helper.get_attribute_value(a) for a in again.attribute} == {"ints": [1, -2], "one": -7, "real": 0.5}
+    assert (again.op_type, again.domain, again.name, list(again.input), list(again.output)) == (
+        "X",
+        "d",
+        "n",
+        ["a"],
+        ["b"],
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"no model at all", b"\x3a\xff\xff"])
+def test_what_is_no_model_is_refused(data: bytes) -> None:
+    with pytest.raises(BundleError, match="damaged"):
+        OnnxFile(data)
+
+
+def test_global_attention_is_fused_and_answers_the_same(encode: tuple[bytes, dict]) -> None:
+    data, feeds = encode
+    made, count = fused(data, fewest_tokens=64)
+    assert count == 1, "one block of the small model is global"
+    assert operators(made)["MultiHeadAttention"] == 1
+    # The windowed blocks have a softmax for windows of every size.
+    assert operators(made)["Softmax"] == operators(data)["Softmax"] - 1
+    [before], [after] = answers(data, feeds), answers(made, feeds)
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_over_few_tokens_is_left_alone(encode: tuple[bytes, dict]) -> None:
+    data, _ = encode
+    assert fused(data, fewest_tokens=65)[1] == 0
+    assert rewrite_for_cpu(data) is data, "nothing to do, nothing done"
+
+
+def test_attention_with_a_bias_is_left_alone(small_bundle: SmallBundleMaker) -> None:
+    bundle = Bundle.load(small_bundle(Pooling.NONE))
+    before = operators(bundle.graph_path("track").read_bytes())
+    made, _ = fused(bundle.graph_path("track").read_bytes(), fewest_tokens=1)
+    names = {node.name for node in onnx.load_from_string(made).graph.node if node.op_type == "Softmax"}
+    assert {f"/attention/layers.{layer}/cross_attention/Softmax" for layer in range(2)} <= names
+    assert before["Softmax"] > len(names), "the decoder's attention has none and is fused at this limit"
+
+
+# --- int8 ---
+
+
+def quantized(
+    weights: np.ndarray, bias: np.ndarray | None, turned: bool = False, zero: int = 0
+) -> tuple[bytes, dict[str, np.ndarray]]:
+    """x W + b in Q/DQ form as the exporter writes it; `turned`: W is an activation, transposed before it is rounded."""
+    rng = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["x8"], name="qx"),
+        helper.make_node("DequantizeLinear", ["x8", "xs", "xz"], ["xd"], name="dx"),
+    ]
+    constants: dict[str, np.ndarray] = {"xs": np.float32(0.03), "xz": np.int8(zero)}
+    feeds = {"x": rng.standard_normal((1, 6, weights.shape[0])).astype(np.float32)}
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6, weights.shape[0]])]
+    if turned:
+        feeds["w"] = np.ascontiguousarray(weights.T)[None]
+        inputs.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, list(feeds["w"].shape)))
+        constants |= {"ws": np.float32(0.02), "wz": np.int8(0)}
+        nodes += [
+            helper.make_node("Transpose", ["w"], ["wt"], name="turn", perm=[0, 2, 1]),
+            helper.make_node("QuantizeLinear", ["wt", "ws", "wz"], ["w8"], name="qw"),
+            helper.make_node("DequantizeLinear", ["w8", "ws", "wz"], ["wd"], name="dw"),
+        ]
+    else:
+        scale = (np.abs(weights).max(0) / 127).astype(np.float32)
+        constants |= {
+            "ws": scale,
+            "wz": np.zeros(len(scale), np.int8),
+            "w8": np.round(weights / scale).astype(np.int8),
+        }
+        nodes.append(helper.make_node("DequantizeLinear", ["w8", "ws", "wz"], ["wd"], name="dw", axis=1))
+    nodes.append(helper.make_node("MatMul", ["xd", "wd"], ["y" if bias is None else "p"], name="product"))
+    if bias is not None:
+        constants["b"] = bias
+        nodes.append(helper.make_node("Add", ["b", "p"], ["y"], name="bias"))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return model.SerializeToString(), feeds
+
+
+def rewritten(data: bytes) -> tuple[bytes, int]:
+    file = OnnxFile(data)
+    count = fuse_int8_products(file)
+    file.add_domain(DOMAIN, 1)
+    return file.to_bytes(), count
+
+
+WEIGHTS = np.random.default_rng(1).standard_normal((16, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bias", [None, np.arange(8, dtype=np.float32)], ids=["no bias", "bias"])
+@pytest.mark.parametrize("turned", [False, True], ids=["weights", "activations"])
+def test_an_int8_product_is_one_operator(bias: np.ndarray | None, turned: bool) -> None:
+    data, feeds = quantized(WEIGHTS, bias, turned)
+    made, count = rewritten(data)
+    assert count == 1
+    found = operators(made)
+    assert found["MatMulIntegerToFloat"] == 1
+    assert not found["MatMul"] + found["DequantizeLinear"], "nothing of the old form is left"
+    assert found["Add"] == (turned and bias is not None), "a bias belongs to weights"
+    [before], [after] = answers(data, feeds), answers(made, feeds)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+    if turned:
+        kinds = [node.op_type for node in onnx.load_from_string(made).graph.node]
+        assert kinds.index("Transpose") > kinds.index("QuantizeLinear"), "bytes are transposed, not floats"
+
+
+def test_a_zero_that_is_not_0_is_left_alone() -> None:
+    data, _ = quantized(WEIGHTS, None, zero=3)
+    assert rewritten(data)[1] == 0
+
+
+def test_a_bias_of_another_length_stays_an_addition() -> None:
+    data, feeds = quantized(WEIGHTS, np.float32([0.5]))
+    made, count = rewritten(data)
+    assert (count, operators(made)["Add"]) == (1, 1)
+    np.testing.assert_allclose(answers(made, feeds)[0], answers(data, feeds)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("machine", "count"), [("x86_64", 1), ("AMD64", 1), ("aarch64", 0)])
+def test_int8_is_rewritten_where_the_kernels_want_it(machine: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_rewrites.platform, "machine", lambda: machine)
+    data, _ = quantized(WEIGHTS, None)
+    assert operators(rewrite_for_cpu(data))["MatMulIntegerToFloat"] == count
+
+
+def test_sessions_run_the_rewritten_graph(tmp_path: Path, small_bundle: SmallBundleMaker) -> None:
+    """The engine asks for it on a CPU: a rewrite that fails stops the load."""
+    from etam_edge import Tracker
+
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[int] = []
+
+        def counted(data: bytes) -> bytes:
+            seen.append(len(data))
+            return data
+
+        patch.setattr("etam_edge.runtimes.onnxruntime_engine.rewrite_for_cpu", counted)
+        Tracker.load(small_bundle(Pooling.NONE), "onnxruntime", provider="cpu")
+        assert len(seen) == 4

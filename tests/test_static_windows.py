@@ -1,0 +1,52 @@
+"""Blocks of the graph against the model's own, which pads windows with zeros."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from etam_edge.exporters.static_windows import Span, StaticBlock, spans  # noqa: E402
+from etam_edge.model.image_encoder import Block  # noqa: E402
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("height", "width", "window"),
+    [(8, 8, 5), (8, 8, 4), (8, 8, 8), (8, 8, 11), (9, 7, 4), (8, 8, None)],
+    ids=["cut", "whole", "one", "larger than the grid", "oblong", "global"],
+)
+def test_a_block_is_the_models_block(height: int, width: int, window: int | None, batch: int) -> None:
+    torch.manual_seed(1)
+    block = Block(24, 3, 2, window).eval()
+    x = torch.randn(batch, height, width, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(StaticBlock(block)(x), block(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_of_padding_is_needed() -> None:
+    """With a padded key counted once instead of n times the answer is another one: the test above can fail."""
+    torch.manual_seed(1)
+    block = Block(24, 3, 2, 5).eval()
+    x = torch.randn(1, 8, 8, 24)
+    static = StaticBlock(block)
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("math.log", lambda count: 0.0)
+        assert (static(x) - block(x)).abs().max() > 1e-3
+
+
+def test_windows_cover_a_side_once() -> None:
+    assert spans(32, 14) == [Span(0, 2, 14), Span(28, 1, 4)]
+    assert spans(16, 8) == [Span(0, 2, 8)]
+    assert spans(8, 14) == [Span(0, 1, 8)]
+
+
+@pytest.mark.parametrize(("side", "projected"), [(32, 1024), (64, 4096)])
+def test_only_real_tokens_are_projected(side: int, projected: int) -> None:
+    block = StaticBlock(Block(12, 3, 2, 14).eval())
+    seen = []
+    for part in (block.attn.query, block.attn.key, block.attn.value, block.attn.proj):
+        part.register_forward_hook(lambda module, given, answer: seen.append(answer.numel() // 12))
+    with torch.inference_mode():
+        block(torch.randn(1, side, side, 12))
+    assert seen == [projected] * 4
