@@ -38,6 +38,9 @@ PRODUCTS = frozenset({"vit_attention", "memory_self", "memory_scores", "memory_v
 """Regions that multiply activations by activations."""
 INT8_REGIONS = ("vit_windowed", "vit_global", "memory_layers", "memory_keys")
 """Regions that `int8` quantizes unless it is told otherwise: linear layers, which lose least for the time they gain."""
+CPU_INT8_REGIONS = ("memory_scores",)
+"""Regions that `int8` and `mixed` take besides where the rest is fp32, for CPUs: the largest product of a frame, four
+times as fast there. A GPU would have to take a fused attention apart for it."""
 CANDIDATES = tuple(name for name in REGIONS if name not in PRODUCTS | {"patch_embedding", "mask_decoder"})
 """Regions that `mixed` chooses from: all that multiply by weights, but the first and the last of the model."""
 FLOAT32_REGIONS = ("mask_decoder",)
@@ -82,6 +85,8 @@ class Recipe:
         kept = dict.fromkeys(FLOAT32_REGIONS, FP32)
         if precision in (INT8, MIXED):
             regions = INT8_REGIONS if precision == INT8 else CANDIDATES
+            if rest == FP32:
+                regions += CPU_INT8_REGIONS
             return cls({**dict.fromkeys(regions, INT8), **kept}, rest)
         return cls(kept, precision)
 

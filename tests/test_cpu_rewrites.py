@@ -22,8 +22,6 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-X86 = cpu_rewrites.platform.machine().lower() in cpu_rewrites.X86
-
 
 def answers(data: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     options = ort.SessionOptions()
@@ -177,9 +175,9 @@ def quantized(
     return model.SerializeToString(), feeds
 
 
-def rewritten(data: bytes) -> tuple[bytes, int]:
+def rewritten(data: bytes, unsigned: bool = True) -> tuple[bytes, int]:
     file = OnnxFile(data)
-    count = fuse_int8_products(file)
+    count = fuse_int8_products(file, unsigned)
     file.add_domain(DOMAIN, 1)
     return file.to_bytes(), count
 
@@ -189,9 +187,10 @@ WEIGHTS = np.random.default_rng(1).standard_normal((16, 8)).astype(np.float32)
 
 @pytest.mark.parametrize("bias", [None, np.arange(8, dtype=np.float32)], ids=["no bias", "bias"])
 @pytest.mark.parametrize("turned", [False, True], ids=["weights", "activations"])
-def test_an_int8_product_is_one_operator(bias: np.ndarray | None, turned: bool) -> None:
+@pytest.mark.parametrize("unsigned", [False, True], ids=["int8", "uint8"])
+def test_an_int8_product_is_one_operator(bias: np.ndarray | None, turned: bool, unsigned: bool) -> None:
     data, feeds = quantized(WEIGHTS, bias, turned)
-    made, count = rewritten(data)
+    made, count = rewritten(data, unsigned)
     assert count == 1
     found = operators(made)
     assert found["MatMulIntegerToFloat"] == 1
@@ -216,11 +215,31 @@ def test_a_bias_of_another_length_stays_an_addition() -> None:
     np.testing.assert_allclose(answers(made, feeds)[0], answers(data, feeds)[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("machine", "count"), [("x86_64", 1), ("AMD64", 1), ("aarch64", 0)])
-def test_int8_is_rewritten_where_the_kernels_want_it(machine: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("machine", "kind"), [("x86_64", "uint8"), ("AMD64", "uint8"), ("aarch64", "int8")])
+def test_first_factors_are_what_the_kernels_want(machine: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_rewrites.platform, "machine", lambda: machine)
     data, _ = quantized(WEIGHTS, None)
-    assert operators(rewrite_for_cpu(data))["MatMulIntegerToFloat"] == count
+    model = onnx.load_from_string(rewrite_for_cpu(data))
+    zeros = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    [rounding] = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    [product] = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert zeros[rounding.input[2]].dtype == kind
+    assert product.input[0] == rounding.output[0]
+    assert (product.input[4] == rounding.input[2]) is (kind == "uint8"), "a zero of 0 needs not be said"
+
+
+def test_an_activation_is_rounded_once() -> None:
+    """Queries, keys and values read the same tokens."""
+    data, feeds = quantized(WEIGHTS, np.arange(8, dtype=np.float32))
+    model = onnx.load_from_string(data)
+    for name in ("second", "third"):
+        model.graph.node.append(helper.make_node("MatMul", ["xd", "wd"], [name], name=name))
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    data = model.SerializeToString()
+    made, count = rewritten(data)
+    assert (count, operators(made)["QuantizeLinear"]) == (3, 1)
+    for before, after in zip(answers(data, feeds), answers(made, feeds), strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
 def test_sessions_run_the_rewritten_graph(tmp_path: Path, small_bundle: SmallBundleMaker) -> None:
