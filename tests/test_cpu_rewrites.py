@@ -13,7 +13,14 @@ from conftest import SmallBundleMaker
 from etam_edge.bundle import Bundle
 from etam_edge.errors import BundleError
 from etam_edge.runtimes import cpu_rewrites
-from etam_edge.runtimes.cpu_rewrites import DOMAIN, fuse_attention, fuse_int8_products, rewrite_for_cpu
+from etam_edge.runtimes.cpu_rewrites import (
+    DOMAIN,
+    QUERIES_AT_ONCE,
+    fuse_attention,
+    fuse_int8_products,
+    rewrite_for_cpu,
+    split_queries,
+)
 from etam_edge.runtimes.onnx_file import OnnxFile
 from etam_edge.spec import Pooling
 
@@ -29,12 +36,13 @@ def answers(data: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
-def example_feeds(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
+def example_feeds(bundle: Bundle, graph: str, objects: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(4)
+    highest = {"uint8": 200, "int32": 7}
     return {
-        t.name: rng.integers(0, 200, t.sized(1)).astype(t.dtype)
-        if t.dtype == "uint8"
-        else rng.standard_normal(t.sized(1)).astype(t.dtype)
+        t.name: rng.integers(0, highest[t.dtype], t.sized(objects)).astype(t.dtype)
+        if t.dtype in highest
+        else rng.standard_normal(t.sized(objects)).astype(t.dtype)
         for t in bundle.manifest.graphs[graph].signature.inputs
     }
 
@@ -115,7 +123,7 @@ def test_global_attention_is_fused_and_answers_the_same(encode: tuple[bytes, dic
 def test_attention_over_few_tokens_is_left_alone(encode: tuple[bytes, dict]) -> None:
     data, _ = encode
     assert fused(data, fewest_tokens=65)[1] == 0
-    assert rewrite_for_cpu(data) is data, "nothing to do, nothing done"
+    assert rewrite_for_cpu(data, 64) is data, "nothing to do, nothing done"
 
 
 def test_attention_with_a_bias_is_left_alone(small_bundle: SmallBundleMaker) -> None:
@@ -219,7 +227,7 @@ def test_a_bias_of_another_length_stays_an_addition() -> None:
 def test_first_factors_are_what_the_kernels_want(machine: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_rewrites.platform, "machine", lambda: machine)
     data, _ = quantized(WEIGHTS, None)
-    model = onnx.load_from_string(rewrite_for_cpu(data))
+    model = onnx.load_from_string(rewrite_for_cpu(data, 64))
     zeros = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     [rounding] = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     [product] = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
@@ -242,6 +250,60 @@ def test_an_activation_is_rounded_once() -> None:
         np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
+# --- queries in parts ---
+
+
+@pytest.mark.parametrize("objects", [1, 3])
+def test_attention_in_parts_answers_the_same(
+    small_bundle: SmallBundleMaker, objects: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(QUERIES_AT_ONCE, "MatMul", 16)
+    bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS))
+    data = bundle.graph_path("track").read_bytes()
+    file = OnnxFile(data)
+    assert split_queries(file, tokens=64) == 2, "one memory cross-attention in each of two layers"
+    made = file.to_bytes()
+    found, before = operators(made), operators(data)
+    assert found["Split"] - before["Split"] == 2
+    assert found["Softmax"] - before["Softmax"] == 2 * 3, "four in the place of one"
+    feeds = example_feeds(bundle, "track", objects)
+    for name, old, new in zip(
+        [t.name for t in bundle.manifest.graphs["track"].signature.outputs],
+        answers(data, feeds),
+        answers(made, feeds),
+        strict=True,
+    ):
+        np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("tokens", [64, 100], ids=["too few", "not whole parts"])
+def test_attention_that_does_not_split_evenly_is_left_whole(small_bundle: SmallBundleMaker, tokens: int) -> None:
+    bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS))
+    assert split_queries(OnnxFile(bundle.graph_path("track").read_bytes()), tokens) == 0
+
+
+def test_int8_scores_are_split_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUERIES_AT_ONCE, "MatMulIntegerToFloat", 2)
+    data, feeds = quantized(WEIGHTS, None, turned=True)
+    model = onnx.load_from_string(data)
+    del model.graph.output[:]
+    model.graph.node.extend(
+        [
+            helper.make_node("Add", ["y", "slots"], ["biased"], name="slots"),
+            helper.make_node("Softmax", ["biased"], ["shares"], name="softmax", axis=-1),
+            helper.make_node("MatMul", ["shares", "values"], ["z"], name="values"),
+        ]
+    )
+    rng = np.random.default_rng(3)
+    for name, shape in (("slots", (1, 1, 8)), ("values", (1, 8, 5))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    data = model.SerializeToString()
+    made = rewrite_for_cpu(data, tokens=6)
+    assert operators(made)["MatMulIntegerToFloat"] == 3
+    np.testing.assert_allclose(answers(made, feeds)[0], answers(data, feeds)[0], rtol=1e-5, atol=1e-5)
+
+
 def test_sessions_run_the_rewritten_graph(tmp_path: Path, small_bundle: SmallBundleMaker) -> None:
     """The engine asks for it on a CPU: a rewrite that fails stops the load."""
     from etam_edge import Tracker
@@ -249,7 +311,8 @@ def test_sessions_run_the_rewritten_graph(tmp_path: Path, small_bundle: SmallBun
     with pytest.MonkeyPatch.context() as patch:
         seen: list[int] = []
 
-        def counted(data: bytes) -> bytes:
+        def counted(data: bytes, tokens: int) -> bytes:
+            assert tokens == 64
             seen.append(len(data))
             return data
 

@@ -8,6 +8,9 @@ own (domain com.microsoft) that do the same in less time:
 - `fuse_int8_products`: a multiplication of two dequantized factors, with its bias, as one MatMulIntegerToFloat. ONNX
   Runtime finds the multiplication by itself; but it leaves the bias to a pass of its own or, next to the product, makes
   both a Gemm in float, and it transposes keys in float.
+- `split_queries`: attention with a bias over its keys, which no fused operator takes as it is, for a few queries at a
+  time: scores of 4096 queries and 8260 keys are 135 MB, which go through memory five times; those of a part stay in a
+  cache.
 
 Results are those of the graph as it was, to rounding error.
 """
@@ -28,16 +31,25 @@ FEWEST_TOKENS = 512
 """Attention over fewer is left alone: its scores fit a cache, and there is nothing to gain."""
 X86 = ("x86_64", "amd64")
 """Processors whose kernels multiply uint8 by int8; int8 by int8 takes ten times as long there. ARM's take both int8."""
+QUERIES_AT_ONCE = {"MatMul": 256, "MatMulIntegerToFloat": 128}
+"""By the operator that makes the scores. Every part has the keys packed anew for its product, and in int8 that is a
+quarter of the work."""
 
 
-def rewrite_for_cpu(data: bytes) -> bytes:
+def rewrite_for_cpu(data: bytes, tokens: int) -> bytes:
     """The same graph for ONNX Runtime on this machine's CPU.
+
+    Args:
+        data: of the file.
+        tokens: of one frame, which are the queries of memory attention.
 
     Raises:
         BundleError: the data is no ONNX model.
     """
     file = OnnxFile(data)
     done = fuse_attention(file) + fuse_int8_products(file, unsigned=platform.machine().lower() in X86)
+    # After the products: it moves them.
+    done += split_queries(file, tokens)
     if not done:
         return data
     file.add_domain(DOMAIN, 1)
@@ -230,6 +242,54 @@ def _bias(file: OnnxFile, graph: _Links, node: Node) -> tuple[str, Node] | None:
     return name, add
 
 
+def split_queries(file: OnnxFile, tokens: int) -> int:
+    """Split every attention with a bias over its keys into parts of few queries; how many there were.
+
+    Args:
+        file: is changed.
+        tokens: queries of the attention, on the second axis of its first factor.
+    """
+    graph = _Links(file.nodes)
+    replaced: dict[int, list[Node]] = {}
+    count = 0
+    for softmax in file.nodes:
+        found = _biased_attention(graph, softmax) if softmax.type == "Softmax" else None
+        if found is None:
+            continue
+        scores, biased, answer = found
+        parts, rest = divmod(tokens, QUERIES_AT_ONCE[scores.type])
+        if rest or parts < 2:
+            continue
+        queries = [f"{scores.inputs[0]}:part {part}" for part in range(parts)]
+        made = [Node("Split", [scores.inputs[0]], queries, f"{softmax.name}:split", {"axis": 1})]
+        for part, query in enumerate(queries):
+            names = {name: f"{name}:part {part}" for node in (*found, softmax) for name in node.outputs}
+            for node in (scores, biased, softmax, answer):
+                inputs = [names.get(name, name) for name in node.inputs]
+                if node is scores:
+                    inputs[0] = query
+                made.append(node.between(inputs, [names[node.outputs[0]]], f"{node.name}:part {part}"))
+        answers = [f"{answer.outputs[0]}:part {part}" for part in range(parts)]
+        made.append(Node("Concat", answers, answer.outputs, f"{softmax.name}:join", {"axis": 1}))
+        replaced |= {id(node): [] for node in (scores, biased, softmax)}
+        replaced[id(answer)] = made
+        count += 1
+    _replace(file, replaced)
+    return count
+
+
+def _biased_attention(graph: _Links, softmax: Node) -> tuple[Node, Node, Node] | None:
+    """The product, the bias and the product with values around a Softmax, if it has a bias."""
+    biased = graph.writer(softmax.inputs[0], "Add")
+    answer = graph.only_reader(softmax.outputs[0], "MatMul")
+    if biased is None or answer is None or answer.inputs[0] != softmax.outputs[0]:
+        return None
+    scores = graph.writer(biased.inputs[0], *QUERIES_AT_ONCE)
+    if scores is None or graph.only_reader(scores.outputs[0]) is None:
+        return None
+    return scores, biased, answer
+
+
 class _Links:
     """Who writes and who reads every tensor."""
 
@@ -240,10 +300,10 @@ class _Links:
             for name in node.inputs:
                 self._readers[name].append(node)
 
-    def writer(self, tensor: str, kind: str) -> Node | None:
-        """The node of this type that writes a tensor."""
+    def writer(self, tensor: str, *kinds: str) -> Node | None:
+        """The node of one of these types that writes a tensor."""
         node = self._writers.get(tensor)
-        return node if node is not None and node.type == kind else None
+        return node if node is not None and node.type in kinds else None
 
     def only_reader(self, tensor: str, kind: str | None = None) -> Node | None:
         """The only node that reads a tensor, if it has this type."""

@@ -79,30 +79,33 @@ class Node:
         elif kind in (KIND_INT, KIND_FLOAT) and number_value is not None:
             self.attributes[name] = number_value
 
-    def between(self, inputs: Sequence[str], outputs: Sequence[str]) -> Node:
+    def between(self, inputs: Sequence[str], outputs: Sequence[str], name: str | None = None) -> Node:
         """The same operation on other tensors."""
-        assert self.raw is not None, "only what was read is moved"
-        # A node's own fields are names and messages, so that all of them can be written as bytes again.
-        kept = [
-            _encoded(number, value)
-            for number, value in _fields(memoryview(self.raw))
-            if number not in (NODE_INPUT, NODE_OUTPUT)
-        ]
-        names = [_encoded(NODE_INPUT, name.encode()) for name in inputs]
-        names += [_encoded(NODE_OUTPUT, name.encode()) for name in outputs]
-        raw = b"".join((*names, *kept))
-        return Node(self.type, list(inputs), list(outputs), self.name, self.attributes, self.domain, raw)
+        made = Node(self.type, list(inputs), list(outputs), name or self.name, self.attributes, self.domain)
+        if self.raw is not None:
+            # A node's own fields are names and messages, so that all of them can be written as bytes again. Attributes
+            # that are not read here are kept so.
+            kept = [
+                _encoded(number, value)
+                for number, value in _fields(memoryview(self.raw))
+                if number not in (NODE_INPUT, NODE_OUTPUT, NODE_NAME)
+            ]
+            made.raw = b"".join((*made._encoded_names(), *kept))
+        return made
 
     def encoded(self) -> bytes:
         if self.raw is not None:
             return self.raw
-        parts = [_encoded(NODE_INPUT, name.encode()) for name in self.inputs]
-        parts += [_encoded(NODE_OUTPUT, name.encode()) for name in self.outputs]
-        parts += [_encoded(NODE_NAME, self.name.encode()), _encoded(NODE_TYPE, self.type.encode())]
+        parts = [*self._encoded_names(), _encoded(NODE_TYPE, self.type.encode())]
         parts += [_encoded(NODE_ATTRIBUTE, _attribute(name, value)) for name, value in self.attributes.items()]
         if self.domain:
             parts.append(_encoded(NODE_DOMAIN, self.domain.encode()))
         return b"".join(parts)
+
+    def _encoded_names(self) -> list[bytes]:
+        inputs = [_encoded(NODE_INPUT, name.encode()) for name in self.inputs]
+        outputs = [_encoded(NODE_OUTPUT, name.encode()) for name in self.outputs]
+        return [*inputs, *outputs, _encoded(NODE_NAME, self.name.encode())]
 
 
 @dataclass
