@@ -8,9 +8,8 @@ own (domain com.microsoft) that do the same in less time:
 - `fuse_int8_products`: a multiplication of two dequantized factors, with its bias, as one MatMulIntegerToFloat. ONNX
   Runtime finds the multiplication by itself; but it leaves the bias to a pass of its own or, next to the product, makes
   both a Gemm in float, and it transposes keys in float.
-- `split_queries`: attention with a bias over its keys, which no fused operator takes as it is, for a few queries at a
-  time: scores of 4096 queries and 8260 keys are 135 MB, which go through memory five times; those of a part stay in a
-  cache.
+- `split_queries`: memory cross-attention for a few queries at a time; its bias over keys fits no fused operator. Scores
+  of 4096 queries and 8260 keys are 135 MB, which go through memory five times; those of a part stay in a cache.
 
 Results are those of the graph as it was, to rounding error.
 """
@@ -36,20 +35,21 @@ QUERIES_AT_ONCE = {"MatMul": 256, "MatMulIntegerToFloat": 128}
 quarter of the work."""
 
 
-def rewrite_for_cpu(data: bytes, tokens: int) -> bytes:
+def rewrite_for_cpu(data: bytes, memory_queries: int | None = None) -> bytes:
     """The same graph for ONNX Runtime on this machine's CPU.
 
     Args:
         data: of the file.
-        tokens: of one frame, which are the queries of memory attention.
+        memory_queries: of memory attention, in the graph that has it: the tokens of a frame.
 
     Raises:
         BundleError: the data is no ONNX model.
     """
     file = OnnxFile(data)
     done = fuse_attention(file) + fuse_int8_products(file, unsigned=platform.machine().lower() in X86)
-    # After the products: it moves them.
-    done += split_queries(file, tokens)
+    if memory_queries is not None:
+        # After the products: it moves them.
+        done += split_queries(file, memory_queries)
     if not done:
         return data
     file.add_domain(DOMAIN, 1)
@@ -246,8 +246,8 @@ def split_queries(file: OnnxFile, tokens: int) -> int:
     """Split every attention with a bias over its keys into parts of few queries; how many there were.
 
     Args:
-        file: is changed.
-        tokens: queries of the attention, on the second axis of its first factor.
+        file: is changed. Of its attentions, only memory cross-attention may have such a bias.
+        tokens: queries, on the second axis of the first factor.
     """
     graph = _Links(file.nodes)
     replaced: dict[int, list[Node]] = {}

@@ -144,7 +144,8 @@ def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> A
     """
     path: Path = bundle.graph_path(name)
     try:
-        graph = rewrite_for_cpu(path.read_bytes(), bundle.manifest.model.tokens) if provider == "cpu" else str(path)
+        queries = bundle.manifest.model.tokens if name == "track" else None
+        graph = rewrite_for_cpu(path.read_bytes(), queries) if provider == "cpu" else str(path)
         session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
