@@ -11,17 +11,18 @@ from etam_edge.model.image_encoder import Block  # noqa: E402
 
 
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("padded", [False, True], ids=["cut", "padded"])
 @pytest.mark.parametrize(
     ("height", "width", "window"),
     [(8, 8, 5), (8, 8, 4), (8, 8, 8), (8, 8, 11), (9, 7, 4), (8, 8, None)],
-    ids=["cut", "whole", "one", "larger than the grid", "oblong", "global"],
+    ids=["not whole", "whole", "one", "larger than the grid", "oblong", "global"],
 )
-def test_a_block_is_the_models_block(height: int, width: int, window: int | None, batch: int) -> None:
+def test_a_block_is_the_models_block(height: int, width: int, window: int | None, padded: bool, batch: int) -> None:
     torch.manual_seed(1)
     block = Block(24, 3, 2, window).eval()
     x = torch.randn(batch, height, width, 24)
     with torch.inference_mode():
-        torch.testing.assert_close(StaticBlock(block)(x), block(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(StaticBlock(block, padded)(x), block(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_weight_of_padding_is_needed() -> None:
@@ -41,9 +42,10 @@ def test_windows_cover_a_side_once() -> None:
     assert spans(8, 14) == [Span(0, 1, 8)]
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["cut", "padded"])
 @pytest.mark.parametrize(("side", "projected"), [(32, 1024), (64, 4096)])
-def test_only_real_tokens_are_projected(side: int, projected: int) -> None:
-    block = StaticBlock(Block(12, 3, 2, 14).eval())
+def test_only_real_tokens_are_projected(side: int, projected: int, padded: bool) -> None:
+    block = StaticBlock(Block(12, 3, 2, 14).eval(), padded)
     seen = []
     for part in (block.attn.query, block.attn.key, block.attn.value, block.attn.proj):
         part.register_forward_hook(lambda module, given, answer: seen.append(answer.numel() // 12))

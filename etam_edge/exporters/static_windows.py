@@ -7,6 +7,9 @@ them with ln n added to its score (Lemma 1 of the paper).
 
 At 512 pixels, a grid of 32 x 32, the windowed blocks project 1024 tokens instead of 1764; at 1024 pixels 4096 instead
 of 4900.
+
+Cut windows are of up to four sizes, each an attention of its own. Where a few large kernels are faster than more small
+ones, the windows can be filled up to whole ones instead, after the projection: `padded`.
 """
 
 from __future__ import annotations
@@ -59,21 +62,42 @@ class StaticSelfAttention(nn.Module):
 
 
 class StaticWindowAttention(StaticSelfAttention):
-    """Self-attention inside windows, over real tokens and at most one key for all that pads them."""
+    """Self-attention inside windows.
 
-    def __init__(self, attention: SelfAttention, window: int) -> None:
+    Args:
+        attention: of the model.
+        window: tokens along a side of a whole window.
+        padded: fill cut windows up to whole ones. Else they have their real tokens and one key for all that pads them.
+    """
+
+    def __init__(self, attention: SelfAttention, window: int, padded: bool) -> None:
         super().__init__(attention)
         self.window = window
+        self.padded = padded
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
         height, width = (int(n) for n in x.shape[1:3])
-        parts = (self.query(x), self.key(x), self.value(x))
+        projections = (self.query, self.key, self.value)
+        parts = [projection(x) for projection in projections]
+        if self.padded:
+            parts = [self._filled(part, by) for part, by in zip(parts, projections, strict=True)]
         rows = [
-            _joined([self._attend(parts, row, column) for column in spans(width, self.window)], axis=2)
-            for row in spans(height, self.window)
+            _joined([self._attend(parts, row, column) for column in spans(int(parts[0].shape[2]), self.window)], axis=2)
+            for row in spans(int(parts[0].shape[1]), self.window)
         ]
-        return self.proj(_joined(rows, axis=1))
+        return self.proj(_joined(rows, axis=1)[:, :height, :width])
+
+    def _filled(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        """(B, H, W, C) to whole windows, with what padded tokens are projected to."""
+        batch, height, width, channels = (int(n) for n in x.shape)
+        right, below = -width % self.window, -height % self.window
+        token = projection.bias.reshape(1, 1, 1, channels)
+        if right:
+            x = torch.cat((x, token.expand(batch, height, right, channels)), dim=2)
+        if below:
+            x = torch.cat((x, token.expand(batch, below, width + right, channels)), dim=1)
+        return x
 
     def _attend(self, parts: Sequence[Tensor], row: Span, column: Span) -> Tensor:
         """Windows of one size: queries, keys and values (B, H, W, C) to what those windows answer, (B, h, w, C)."""
@@ -81,7 +105,7 @@ class StaticWindowAttention(StaticSelfAttention):
         bias = None
         padding = self.window**2 - row.size * column.size
         if padding:
-            key, value = self._padded(key, self.key), self._padded(value, self.value)
+            key, value = self._with_padding(key, self.key), self._with_padding(value, self.value)
             bias = torch.zeros(1, 1, 1, row.size * column.size + 1)
             bias[..., -1] = math.log(padding)
         answer = attend(query, key, value, bias)
@@ -99,21 +123,22 @@ class StaticWindowAttention(StaticSelfAttention):
         x = x.reshape(-1, row.windows, row.size, column.windows, column.size, self.heads, channels)
         return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, self.heads, row.size * column.size, channels)
 
-    def _padded(self, x: Tensor, projection: nn.Linear) -> Tensor:
+    def _with_padding(self, x: Tensor, projection: nn.Linear) -> Tensor:
         """One token more in every window: what a padded token is projected to."""
         padded = projection.bias.reshape(1, self.heads, 1, -1)
         return torch.cat((x, padded.expand(int(x.shape[0]), -1, -1, -1)), dim=2)
 
 
 class StaticBlock(nn.Module):
-    """A ViT block for the graph, of the same weights."""
+    """A ViT block for the graph, of the same weights; `padded_windows` as `padded` of `StaticWindowAttention`."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, padded_windows: bool = False) -> None:
         super().__init__()
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.attn = (
-            StaticSelfAttention(block.attn) if block.window is None else StaticWindowAttention(block.attn, block.window)
-        )
+        if block.window is None:
+            self.attn = StaticSelfAttention(block.attn)
+        else:
+            self.attn = StaticWindowAttention(block.attn, block.window, padded_windows)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
