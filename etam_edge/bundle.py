@@ -89,7 +89,8 @@ class Manifest:
     created: str = ""
 
     def to_json(self) -> str:
-        fields = {**asdict(self), "model": self.model.to_dict(), "recipe": self.recipe.to_dict()}
+        parts = {"model": self.model.to_dict(), "sizes": self.sizes.to_dict(), "recipe": self.recipe.to_dict()}
+        fields = {**asdict(self), **parts}
         return json.dumps({"schema": SCHEMA_VERSION, **fields}, indent=1) + "\n"
 
     @classmethod
@@ -175,6 +176,14 @@ class Bundle:
         """A hash over all graphs: two bundles with the same one answer the same."""
         text = ",".join(f"{name}:{self.manifest.graphs[name].sha256}" for name in GRAPH_NAMES)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_frame_shape(self, shape: tuple[int, int], where: str) -> None:
+        """Refuse frames of another (H, W) than the graphs take, as `GraphSizes.check_frame_shape` does.
+
+        Raises:
+            InputError: the size is another one.
+        """
+        self.manifest.sizes.check_frame_shape(shape, where, str(self.path))
 
     def copy_to(self, path: Path, overwrite: bool = False) -> Bundle:
         """The same bundle at another place, all of it or nothing.

@@ -195,12 +195,23 @@ class GraphSizes:
         conditioning_frames: conditioning frames that one object's memory holds, the nearest in time. Upstream keeps
             all; up to this many the graphs are equal to it.
         max_points: points of one prompt; a box takes two.
+        frame_size: (height, width) in pixels, in the order of an array's shape, of the camera frames that the graphs
+            take and give masks for; None where the host resizes frames and masks, which may then have any size.
     """
 
     conditioning_frames: int = 2
     max_points: int = 16
+    frame_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.frame_size is not None:
+            size = self.frame_size
+            pair = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+            if not pair:
+                raise InputError(f"frame_size is {size!r}; give (height, width) in pixels")
+            check_frame_size(size)
+            # JSON has lists.
+            object.__setattr__(self, "frame_size", tuple(size))
         if self.conditioning_frames < 1:
             raise InputError(f"conditioning_frames must be at least 1, not {self.conditioning_frames}")
         if self.max_points < 2:
@@ -215,6 +226,46 @@ class GraphSizes:
     def pointer_slots(self, spec: ModelSpec) -> int:
         """Object pointers of one object: of conditioning frames and of the last 15 others."""
         return self.conditioning_frames + spec.max_object_pointers - 1
+
+    def check_frame_shape(self, shape: tuple[int, int], where: str, bundle: str) -> None:
+        """Refuse frames of another (H, W) than the graphs take. Graphs without a frame size take any.
+
+        Args:
+            where: the frames come from, or which one it is: the sentence begins with it.
+            bundle: whose sizes these are, for the sentence.
+
+        Raises:
+            InputError: the size is another one.
+        """
+        if self.frame_size is not None and tuple(shape) != self.frame_size:
+            (height, width), (wanted_height, wanted_width) = shape, self.frame_size
+            raise InputError(
+                f"{where} is {width} x {height} pixels and {bundle} takes frames of {wanted_width} x {wanted_height} "
+                f"alone; give such frames, or export with --frame-size {width}x{height}, or without it for any size"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it. Without a frame size it is what was written before there was one."""
+        fields = dataclasses.asdict(self)
+        size = fields.pop("frame_size")
+        return {**fields, **({} if size is None else {"frame_size": list(size)})}
+
+
+SMALLEST_FRAME, LARGEST_FRAME = 16, 8192
+"""Pixels of a frame's side; what lies outside is a mistake in typing."""
+
+
+def check_frame_size(size: tuple[int, int]) -> None:
+    """
+    Raises:
+        InputError: no camera has frames of this (height, width).
+    """
+    height, width = size
+    if not all(SMALLEST_FRAME <= side <= LARGEST_FRAME for side in size):
+        raise InputError(
+            f"frames of {width} x {height} pixels are no camera's; "
+            f"use {SMALLEST_FRAME} to {LARGEST_FRAME} pixels a side"
+        )
 
 
 UNPOOLED_SLOTS = 4

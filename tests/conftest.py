@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from unittest import mock
 import pytest
 from golden_runs import seeded_model
 from goldens import seeded_state_dict
-from small import PREBUILT, export_small
+from small import PREBUILT, SIZES, export_small
 from typer.testing import CliRunner, Result
 
 from etam_edge.spec import Pooling
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 BundleMaker = Callable[[str, int, str], Path]
 SmallBundleMaker = Callable[[Pooling], Path]
+CameraBundleMaker = Callable[[tuple[int, int]], Path]
 
 
 COMMAND_EXPORTS = ("efficienttam_ti_512x512", 11, "")
@@ -85,5 +87,22 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> SmallBundleMaker:
             pytest.importorskip("torch")
             made[pooling] = export_small(pooling, tmp_path_factory.mktemp("small") / pooling.value)
         return made[pooling]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def camera_bundle(tmp_path_factory: pytest.TempPathFactory) -> CameraBundleMaker:
+    """Bundles of the small model, pooled by scores, that take frames of one (H, W), exported once a run."""
+    made: dict[tuple[int, int], Path] = {}
+
+    def make(frame_size: tuple[int, int]) -> Path:
+        if PREBUILT:
+            return Path(PREBUILT) / f"camera-{frame_size[1]}x{frame_size[0]}"
+        if frame_size not in made:
+            pytest.importorskip("torch")
+            sizes = dataclasses.replace(SIZES, frame_size=frame_size)
+            made[frame_size] = export_small(Pooling.SCORE_BIAS, tmp_path_factory.mktemp("camera") / "bundle", sizes)
+        return made[frame_size]
 
     return make

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
-from small import export_small
+from small import CAMERA, SIZES, export_small
 
 from etam_edge.spec import Pooling
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1])
     for form in Pooling:
-        export_small(form, Path(sys.argv[1]) / form.value)
+        export_small(form, folder / form.value)
+    sizes = dataclasses.replace(SIZES, frame_size=CAMERA)
+    export_small(Pooling.SCORE_BIAS, folder / f"camera-{CAMERA[1]}x{CAMERA[0]}", sizes)

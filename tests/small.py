@@ -29,6 +29,8 @@ SMALL = ModelSpec(
     decoder_mlp_width=96,
 )
 SIZES = GraphSizes(conditioning_frames=2, max_points=6)
+CAMERA = (96, 150)
+"""(H, W) of the frames that a bundle with a frame size is tested on: neither square nor a multiple of anything."""
 PREBUILT = os.path.abspath(os.environ["ETAM_EDGE_TEST_BUNDLES"]) if "ETAM_EDGE_TEST_BUNDLES" in os.environ else None
 """A folder that `make_bundles.py` filled, for interpreters that have no torch."""
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BundleMaker, SmallBundleMaker
+from conftest import BundleMaker, CameraBundleMaker, SmallBundleMaker
 from made_up_ranges import made_up_ranges
+from small import CAMERA
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
@@ -30,7 +31,7 @@ from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.exporters import tensorrt_builder  # noqa: E402
 from etam_edge.exporters.layer_types import Layer, layers, multiplies  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
-from etam_edge.exporters.regions import node_regions  # noqa: E402
+from etam_edge.exporters.regions import RESIZE, node_regions  # noqa: E402
 from etam_edge.exporters.tensorrt_builder import BuildOptions, build_engine, split_objects  # noqa: E402
 
 A100, SM86 = (8, 0), (8, 6)
@@ -56,6 +57,8 @@ def check_types(source: Bundle, bundle: Bundle, graph: str, found: list[Layer]) 
     """The compiler's layers compute in what the recipe says."""
     recipe, spec = bundle.manifest.recipe, bundle.manifest.model
     regions = node_regions(graph, onnx.load(source.graph_path(graph)), spec)
+    # Camera frames are resized in fp32, whatever their region is.
+    regions = {node: region for node, region in regions.items() if not node.startswith(RESIZE)}
     computing = [layer for layer in found if multiplies(layer)]
     assert computing
     for layer in computing:
@@ -79,6 +82,21 @@ def test_a_small_model_compiles_in_every_precision(
     for graph in GRAPH_NAMES:
         for capability in (A100, SM86):
             check_types(source, bundle, graph, compiled(bundle, graph, capability))
+
+
+@pytest.mark.parametrize("precision", [FP32, FP16, INT8])
+def test_camera_frames_compile_in_every_precision(
+    precision: str, camera_bundle: CameraBundleMaker, tmp_path: Path
+) -> None:
+    """uint8 goes in and comes out, and the filter that resizes frames is float32 whatever is around it."""
+    source = Bundle.load(camera_bundle(CAMERA))
+    bundle = in_precision(source, precision, tmp_path / "bundle")
+    for graph in GRAPH_NAMES:
+        found = compiled(bundle, graph)
+        check_types(source, bundle, graph, found)
+        filters = [layer for layer in found if multiplies(layer) and RESIZE in layer.name]
+        assert len(filters) == (2 if graph == "encode" else 0)
+        assert all(layer.inputs == {"Float"} for layer in filters), filters
 
 
 @pytest.mark.parametrize("precision", [FP32, FP16, INT8])

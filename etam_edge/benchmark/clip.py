@@ -14,9 +14,7 @@ from etam_edge.clips import crossing
 from etam_edge.clips.sources import FrameSource, VideoFile
 from etam_edge.errors import InputError
 from etam_edge.runtimes.types import Prompt
-
-LARGEST_SIDE = 8192
-"""Pixels; what is larger is a mistake in typing."""
+from etam_edge.spec import check_frame_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +111,7 @@ def drawn_clip(frame_shape: tuple[int, int] | None = None) -> BenchClip:
     images, masks = crossing()
     shape = frame_shape or (images.shape[1], images.shape[2])
     height, width = shape
-    if not (16 <= height <= LARGEST_SIDE and 16 <= width <= LARGEST_SIDE):
-        raise InputError(f"frames of {width} x {height} pixels are no camera's; use 16 to {LARGEST_SIDE} pixels a side")
+    check_frame_size(shape)
 
     def scaled(image: np.ndarray, how: Image.Resampling) -> np.ndarray:
         return np.asarray(Image.fromarray(image).resize((width, height), how)) if image.shape[:2] != shape else image

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from etam_edge.benchmark.clip import BenchClip
 from etam_edge.benchmark.result import Memory, ObjectsRun, SideRun, Stages, Timing, drift, ratio
 from etam_edge.benchmark.stages import Clock, TimedStream, waiting_for
 from etam_edge.errors import InputError
+from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.tracker import Tracker
 from etam_edge.runtimes.types import Prompt
 from etam_edge.spec import ModelSpec
@@ -42,19 +44,21 @@ class Contender:
         name: of its side.
         start: makes the stream for so many objects.
         tracker: for the stages, or None where they cannot be told apart.
+        resize: how the host resizes, "exact" or "fast".
     """
 
     name: str
     start: Callable[[int], Stream]
     tracker: Tracker | None = None
+    resize: str = EXACT
 
     @classmethod
-    def of(cls, name: str, tracker: Tracker) -> Contender:
+    def of(cls, name: str, tracker: Tracker, resize: str = EXACT) -> Contender:
         """A bundle in its runtime."""
         wait = waiting_for(tracker.engine.device)
 
         def start(objects: int) -> Stream:
-            session = tracker.start_session(max_objects=objects)
+            session = tracker.start_session(max_objects=objects, resize=resize)
 
             def track(frame: np.ndarray, prompts: dict[int, Prompt] | None) -> None:
                 session.track(frame, prompts)
@@ -62,7 +66,7 @@ class Contender:
 
             return track
 
-        return cls(name, start, tracker)
+        return cls(name, start, tracker, resize)
 
 
 def frames_to_fill(spec: ModelSpec) -> int:
@@ -146,7 +150,14 @@ def measure(
     streams.clear()
     trackers = {contender.name: contender.tracker for contender in contenders if contender.tracker is not None}
     staged = measure_stages(
-        trackers, clip, objects, stage_frames(frames, warm_up), warm_up, clock, lambda: step(f"stages, {noun}")
+        trackers,
+        clip,
+        objects,
+        stage_frames(frames, warm_up),
+        warm_up,
+        clock,
+        lambda: step(f"stages, {noun}"),
+        {contender.name: contender.resize for contender in contenders},
     )
     sides = []
     for contender, start, taken in zip(contenders, starts, times, strict=True):
@@ -183,13 +194,18 @@ def measure_stages(
     warm_up: int,
     clock: Clock = time.perf_counter,
     step: Callable[[], None] = lambda: None,
+    resize: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, tuple[Stages, int]]:
     """By name: the stages of a bundle's frames after the warm-up, and the bytes of all buffers of one session.
+
+    `resize` says by name how the host resizes, "exact" where it says nothing.
 
     Raises:
         EtamError: a frame cannot be read, or a session refuses it.
     """
-    streams = {name: TimedStream(tracker, objects, clock) for name, tracker in trackers.items()}
+    streams = {
+        name: TimedStream(tracker, objects, clock, resize.get(name, EXACT)) for name, tracker in trackers.items()
+    }
     spent: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in streams}
     for index, frame in enumerate(islice(clip.frames(), frames)):
         prompts = clip.prompts(objects) if index == 0 else None

@@ -147,6 +147,7 @@ class Side:
         runtime: where it runs.
         identity: the bundle's, or the checkpoint's sha256.
         load: milliseconds to load it.
+        resize: where and how frames and masks are resized: "exact" or "fast" on the host, or "graph".
     """
 
     name: str
@@ -156,6 +157,7 @@ class Side:
     runtime: str
     identity: str
     load: float
+    resize: str = "exact"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a frame's time goes: a session whose engine, device and two functions are timed from outside.
+"""Where a frame's time goes: a session whose engine, device and two methods are timed from outside.
 
 The runtime's own code stays as it is. A device that works on while the host goes ahead is waited for after every stage,
 else the time of one would fall to another; that wait is why stages are measured in a pass of their own.
@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from etam_edge.runtimes import session as session_module
 from etam_edge.runtimes.buffers import Buffer, Device
 from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import Session
 from etam_edge.runtimes.tracker import Tracker
 from etam_edge.runtimes.types import Prompt
@@ -127,15 +127,16 @@ class TimedStream:
         tracker: the bundle.
         objects: that the session holds.
         clock: seconds.
+        resize: how the host resizes, "exact" or "fast".
 
     Attributes:
         nbytes: of all buffers of the session.
     """
 
-    def __init__(self, tracker: Tracker, objects: int, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, tracker: Tracker, objects: int, clock: Clock = time.perf_counter, resize: str = EXACT) -> None:
         self._watch = Stopwatch(waiting_for(tracker.engine.device), clock)
         engine = TimedEngine(tracker.engine, self._watch)
-        self._session = Tracker(tracker.bundle, engine).start_session(max_objects=objects)
+        self._session = Tracker(tracker.bundle, engine).start_session(max_objects=objects, resize=resize)
         self.nbytes = engine.timed_device.nbytes
 
     def track(self, frame: np.ndarray, prompts: dict[int, Prompt] | None) -> tuple[float, dict[str, float]]:
@@ -151,13 +152,12 @@ class TimedStream:
 @contextmanager
 def _timed_functions(session: Session, watch: Stopwatch) -> Iterator[None]:
     """Time the two ends of a frame, which are functions of the host, for the one frame in hand."""
-    resize, finish = session_module.resize_frame, session._result
-    session_module.resize_frame = lambda frame, size: watch.call("resize", lambda: resize(frame, size))
+    fit, finish = session._fit, session._result
+    session._fit = lambda frame: watch.call("resize", lambda: fit(frame))  # type: ignore[method-assign]
     # The masks of a frame: logits gathered, brought to its size and cut at zero.
     session._result = lambda *given: watch.call("masks", lambda: finish(*given))  # type: ignore[method-assign]
     try:
         yield
     finally:
-        session_module.resize_frame = resize
-        # The class has it still.
-        del session._result
+        # The class has them still.
+        del session._fit, session._result

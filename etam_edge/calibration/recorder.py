@@ -56,7 +56,8 @@ def record(
         progress: called with the clip's name and the number of frames done of it.
 
     Raises:
-        InputError: the clips are too few or too short to fill the memory, or the output cannot be written.
+        InputError: the clips are too few, too short to fill the memory or of another size than the bundle's frames, or
+            the output cannot be written.
     """
     manifest = tracker.bundle.manifest
     if manifest.recipe.precision != FP32:
@@ -64,6 +65,8 @@ def record(
     if samples < 1 or max_bytes < 1:
         raise InputError(f"a recording of {samples} samples and {max_bytes} bytes holds nothing; ask for more")
     check_clips(clips, tracker.spec)
+    for clip in clips:
+        tracker.bundle.check_frame_shape(clip.frames.frame_shape, f"clip {clip.name}")
     with writing(output, overwrite, marker=MANIFEST, what="recording") as draft:
         sampler = _Sampler(draft, tracker.spec, samples, max_bytes, seed)
         recorder = Tracker(tracker.bundle, _RecordingEngine(tracker.engine, sampler))
@@ -75,7 +78,7 @@ def record(
         recording = Recording(
             path=draft,
             model=manifest.model.to_dict(),
-            sizes=vars(manifest.sizes),
+            sizes=manifest.sizes.to_dict(),
             checkpoint=dict(manifest.checkpoint),
             clips=rows,
             seed=seed,

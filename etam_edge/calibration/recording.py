@@ -18,6 +18,7 @@ import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import InputError
+from etam_edge.spec import GraphSizes
 
 SCHEMA_VERSION = 1
 MANIFEST = "recording.json"
@@ -58,7 +59,7 @@ class Recording:
 
     path: Path
     model: dict[str, Any]
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
     checkpoint: dict[str, str]
     clips: list[dict[str, Any]]
     seed: int
@@ -99,18 +100,27 @@ class Recording:
             InputError: it is of another model, other sizes or another checkpoint, or a graph has no sample.
         """
         manifest = bundle.manifest
-        mine = {"model": self.model, "sizes": self.sizes, "checkpoint": self.checkpoint.get("sha256")}
-        theirs = {
-            "model": manifest.model.to_dict(),
-            "sizes": vars(manifest.sizes),
-            "checkpoint": manifest.checkpoint.get("sha256"),
-        }
+        self.check_sizes(manifest.sizes, str(bundle.path))
+        mine = {"model": self.model, "checkpoint": self.checkpoint.get("sha256")}
+        theirs = {"model": manifest.model.to_dict(), "checkpoint": manifest.checkpoint.get("sha256")}
         for what, value in mine.items():
             if value != theirs[what]:
                 raise InputError(f"{self.path} was recorded with another {what} than {bundle.path} has; {HOW}")
         missing = [name for name in GRAPH_NAMES if not self.samples.get(name)]
         if missing:
             raise InputError(f"{self.path} holds no sample of {', '.join(missing)}; {HOW}")
+
+    def check_sizes(self, sizes: GraphSizes, bundle: str) -> None:
+        """
+        Args:
+            sizes: of the graphs that it shall serve.
+            bundle: whose they are, for the sentence.
+
+        Raises:
+            InputError: it was recorded with others.
+        """
+        if self.sizes != sizes.to_dict():
+            raise InputError(f"{self.path} was recorded with graphs of other sizes than {bundle} has; {HOW}")
 
     def inputs(self, graph: str) -> Iterator[dict[str, np.ndarray]]:
         """The inputs of a graph, call by call.

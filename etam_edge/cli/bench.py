@@ -33,7 +33,8 @@ def bench(
         typer.Option(help="Video file or folder of images, repeated as needed.", show_default="a drawn clip"),
     ] = None,
     frame_size: Annotated[
-        str | None, typer.Option(help="WxH in pixels of the drawn clip's frames.", show_default="320x240")
+        str | None,
+        typer.Option(help="WxH in pixels of the drawn clip's frames.", show_default="the bundle's own, or 320x240"),
     ] = None,
     objects: Annotated[str, typer.Option(help="Numbers of objects, one run for each.")] = "1,2,4",
     frames: Annotated[int, typer.Option(help="Frames of each run, warm-up included.")] = 200,
@@ -53,12 +54,15 @@ def bench(
     against_runtime: Annotated[str, typer.Option(help="Runtime of the other bundle.")] = "auto",
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider of BUNDLE: cpu, cuda or auto.")] = "auto",
     against_provider: Annotated[str, typer.Option(help="That of the other bundle.")] = "auto",
+    resize: Annotated[str, typer.Option(help="How the host resizes for BUNDLE: exact or fast.")] = "exact",
+    against_resize: Annotated[str, typer.Option(help="How it does for the other bundle.")] = "exact",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each.", show_default="all cores")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for figures and plots.", show_default="out/bench/BUNDLE")
     ] = None,
 ) -> None:
     """Measure whole frames, their stages and memory, alone or in turn with another bundle or PyTorch."""
+    from etam_edge.benchmark.clip import drawn_clip
     from etam_edge.benchmark.machine import governor, look_at_machine, power_mode
     from etam_edge.benchmark.measure import check_length, measure, stage_frames
     from etam_edge.benchmark.noise import NoiseWatch
@@ -78,18 +82,24 @@ def bench(
         raise InputError(
             "--against-runtime and --against-provider are for --against BUNDLE; add that, or leave them out"
         )
+    if against in (None, TORCH) and against_resize != "exact":
+        raise InputError("--against-resize is for --against BUNDLE; add that, or leave it out")
     clip = _clip(source, frame_size)
     target = output or Path("out") / "bench" / bundle.resolve().name
     check_target(target, True, FIGURES, "benchmark")
     machine = look_at_machine(ROOT)
     noise = NoiseWatch()
-    loaded = [_load_bundle(bundle, runtime, provider, threads, "")]
+    loaded = [_load_bundle(bundle, runtime, provider, threads, resize, "")]
     if against == TORCH:
         loaded.append(_load_torch(loaded[0], checkpoint, threads))
     elif against is not None:
-        loaded.append(_load_bundle(Path(against), against_runtime, against_provider, threads, "--against: "))
+        loaded.append(
+            _load_bundle(Path(against), against_runtime, against_provider, threads, against_resize, "--against: ")
+        )
         loaded[1] = loaded[1].named_apart(loaded[0].side.name)
     check_length(frames, warm_up, [one.spec for one in loaded])
+    if source is None and frame_size is None:
+        clip = drawn_clip(next((one.frame_size for one in loaded if one.frame_size is not None), None))
     for one in loaded:
         one.check(clip, max(counts))
 
@@ -113,7 +123,7 @@ def bench(
         etam_edge=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=_command(bundle, source, frame_size, objects, frames, warm_up, against, checkpoint)
-        + _runtime_options(runtime, provider, against_runtime, against_provider, threads),
+        + _runtime_options(runtime, provider, against_runtime, against_provider, threads, resize, against_resize),
         machine=asdict(machine),
         versions=_versions(),
         power_mode=power_mode(),
@@ -140,6 +150,11 @@ class _Loaded:
     spec: ModelSpec
     contender: Contender
 
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(H, W) of the only frames that a bundle takes, or None."""
+        return None if self.contender.tracker is None else self.contender.tracker.bundle.manifest.sizes.frame_size
+
     def named_apart(self, other: str) -> _Loaded:
         """Bundles in different folders may have one name."""
         if self.side.name != other:
@@ -150,7 +165,7 @@ class _Loaded:
     def check(self, clip: BenchClip, count: int) -> None:
         """
         Raises:
-            InputError: the engines take fewer objects, or the prompts do not serve on frames of this size.
+            InputError: the engines take fewer objects, or the frames or the prompts on them do not serve.
         """
         from etam_edge.runtimes.prompts import prepare
 
@@ -158,6 +173,7 @@ class _Loaded:
         if tracker is None:
             return
         tracker.engine.check_objects(count)
+        tracker.bundle.check_frame_shape(clip.frame_shape, f"clip {clip.name}")
         for number, prompt in clip.prompts(count).items():
             prepare(prompt, number, clip.frame_shape, self.spec, tracker.bundle.manifest.sizes)
 
@@ -182,6 +198,7 @@ def _clip(source: str | None, frame_size: str | None) -> BenchClip:
         InputError: the source cannot be read, or the size is not usable.
     """
     from etam_edge.benchmark.clip import clip_of_source, drawn_clip
+    from etam_edge.cli.frame_size import parse_frame_size
     from etam_edge.clips.sources import open_source
 
     if source is not None:
@@ -192,36 +209,40 @@ def _clip(source: str | None, frame_size: str | None) -> BenchClip:
                 f"--source {source} is a camera, which gives frames at its own pace; name a video or a folder of images"
             )
         return clip_of_source(open_source(source))
-    if frame_size is None:
-        return drawn_clip()
-    parts = frame_size.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise InputError(f"--frame-size {frame_size} is no size; write it like 1280x720")
-    width, height = (int(part[:9]) for part in parts)
-    return drawn_clip((height, width))
+    return drawn_clip(None if frame_size is None else parse_frame_size(frame_size))
 
 
-def _load_bundle(path: Path, runtime: str, provider: str, threads: int | None, where: str) -> _Loaded:
+def _load_bundle(path: Path, runtime: str, provider: str, threads: int | None, resize: str, where: str) -> _Loaded:
     """
     Raises:
-        EtamError: the bundle, runtime or provider cannot be used; for an unknown option with `where` it was given.
+        EtamError: the bundle, runtime, provider or way to resize cannot be used; for an unknown option with `where`
+            it was given.
     """
     from etam_edge.benchmark.measure import Contender
     from etam_edge.benchmark.result import Side
     from etam_edge.runtimes import Tracker
+    from etam_edge.runtimes.resizing import choose_resizing
 
     begin = time.perf_counter()
     try:
         tracker = Tracker.load(path, runtime, provider=provider, threads=threads)
+        load = 1e3 * (time.perf_counter() - begin)
+        choose_resizing(tracker.bundle, resize)
     except (BundleError, InputError) as error:
         raise type(error)(f"{where}{error}") from error
-    load = 1e3 * (time.perf_counter() - begin)
     manifest = tracker.bundle.manifest
     name = path.resolve().name
     side = Side(
-        name, str(path), manifest.model.name, manifest.precision, tracker.runtime, tracker.bundle.identity, load
+        name=name,
+        path=str(path),
+        model=manifest.model.name,
+        precision=manifest.precision,
+        runtime=tracker.runtime,
+        identity=tracker.bundle.identity,
+        load=load,
+        resize=resize if manifest.sizes.frame_size is None else "graph",
     )
-    return _Loaded(side, tracker.spec, Contender.of(name, tracker))
+    return _Loaded(side, tracker.spec, Contender.of(name, tracker, resize))
 
 
 def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: int | None) -> _Loaded:
@@ -300,7 +321,13 @@ def _command(
 
 
 def _runtime_options(
-    runtime: str, provider: str, against_runtime: str, against_provider: str, threads: int | None
+    runtime: str,
+    provider: str,
+    against_runtime: str,
+    against_provider: str,
+    threads: int | None,
+    resize: str,
+    against_resize: str,
 ) -> str:
     """Those that were given, each after a space."""
     options = {
@@ -309,10 +336,11 @@ def _runtime_options(
         "against-runtime": against_runtime,
         "against-provider": against_provider,
         "threads": threads,
+        "resize": resize,
+        "against-resize": against_resize,
     }
-    return "".join(
-        f" --{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in ("auto", None)
-    )
+    given = {name: value for name, value in options.items() if value not in ("auto", "exact", None)}
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
 
 
 def _write(target: Path, result: Benchmark) -> None:

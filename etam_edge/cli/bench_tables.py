@@ -30,7 +30,8 @@ def show(result: Benchmark) -> None:
                 f"{run.ratio.of_minima:.2f})",
             )
     for side in result.sides:
-        say("start-up", f"{side.name} loads in {side.load:.0f} ms, {side.runtime}")
+        how = {"fast": ", resizes fast", "graph": ", resizes in its graphs"}.get(side.resize, "")
+        say("start-up", f"{side.name} loads in {side.load:.0f} ms, {side.runtime}{how}")
     for run in result.runs:
         say("memory", _memory(run))
     machine = result.machine

@@ -157,10 +157,11 @@ def _rounded(tracker: Tracker, threads: int | None, folder: ExitStack) -> Tracke
 def _check_prompts(clips: Sequence[Clip], trackers: Sequence[Tracker]) -> None:
     """
     Raises:
-        InputError: a clip's prompts do not fit its frames, or one of the bundles.
+        InputError: a clip's frames or prompts do not fit one of the bundles, or its prompts do not fit its frames.
     """
     for clip in clips:
         for tracker in trackers:
+            tracker.bundle.check_frame_shape(clip.frames.frame_shape, f"clip {clip.name}")
             clip.plan.check_prompts(clip.frames.frame_shape, tracker.spec, tracker.bundle.manifest.sizes)
 
 

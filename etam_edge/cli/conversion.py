@@ -71,7 +71,10 @@ class Conversion:
                 recording = Recording.load(calibration)
                 recording.check(source)
             else:
-                clips = packaged_clips(folder / "clips") if calibration is None else find_clips(calibration, prompts)
+                size = source.manifest.sizes.frame_size
+                clips = (
+                    packaged_clips(folder / "clips", size) if calibration is None else find_clips(calibration, prompts)
+                )
                 recording = record_clips(source, clips, folder / "recording", label)
             total = sum(len(rows) for rows in recording.samples.values())
             with progress_bar() as bar:
@@ -131,13 +134,15 @@ class Conversion:
         self._folders.close()
 
 
-def packaged_clips(folder: Path) -> list[Clip]:
-    """The clips of this package, written to a folder."""
+def packaged_clips(folder: Path, frame_size: tuple[int, int] | None = None) -> list[Clip]:
+    """The clips of this package, written to a folder; with a frame size, (H, W), scaled, and without true masks."""
     from etam_edge.clips import write_clips
     from etam_edge.clips.clip_set import find_clips
+    from etam_edge.clips.scaled import scaled_clip
 
     write_clips(folder)
-    return find_clips(folder)
+    clips = find_clips(folder)
+    return clips if frame_size is None else [scaled_clip(clip, frame_size) for clip in clips]
 
 
 def record_clips(source: Bundle, clips: Sequence[Clip], output: Path, label: str, **options: Any) -> Recording:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,8 @@ from etam_edge.recipe import FP32, Recipe
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
     from etam_edge.cli.conversion import Conversion
-    from etam_edge.spec import ModelSpec
+    from etam_edge.clips.clip_set import Clip
+    from etam_edge.spec import GraphSizes, ModelSpec
 
 
 class Precision(str, Enum):
@@ -81,24 +83,35 @@ def export(
         int, typer.Option(help="Conditioning frames that an object's memory holds; equal to upstream up to this many.")
     ] = 2,
     max_points: Annotated[int, typer.Option(help="Points that one prompt may have; a box takes two.")] = 16,
+    frame_size: Annotated[
+        str | None,
+        typer.Option(
+            help="WxH of a camera: the graphs take its frames and give masks of that size, and no other.",
+            show_default="any size, resized on the host",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at --output.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle of static ONNX graphs, verified against the PyTorch model."""
     from etam_edge.bundle import check_target
     from etam_edge.cli.console import export_packages
+    from etam_edge.cli.frame_size import parse_frame_size
     from etam_edge.spec import GraphSizes, find_spec
 
-    sizes = GraphSizes(conditioning_frames, max_points)
+    sizes = GraphSizes(conditioning_frames, max_points, None if frame_size is None else parse_frame_size(frame_size))
     spec = find_spec(_model_name(model, checkpoint))
     if pool is Pool.COARSE and spec.pooled:
         raise InputError(f"{spec.name} is pooled already; leave out --pool 2x2")
     wish = _wish(precision, calibration, prompts, region or [], rest, max_drop, clips)
     suffix = "-pool2x2" if pool is Pool.COARSE else ""
+    if sizes.frame_size is not None:
+        height, width = sizes.frame_size
+        suffix += f"-{width}x{height}"
     target = output or Path("bundles") / f"{spec.name}{suffix}-{precision.value if wish is None else wish.precision}"
     # All that can be refused is refused before the weights are fetched and the graphs traced.
     check_target(target, overwrite)
     if wish is not None:
-        wish.check_clips(spec)
+        wish.check_clips(spec, sizes)
 
     with export_packages("export"):
         from etam_edge.exporters.checkpoints import fetch_checkpoint, load_model
@@ -144,10 +157,11 @@ class _Wish:
     max_drop: float | None
     clips: Path | None
 
-    def check_clips(self, spec: ModelSpec) -> None:
+    def check_clips(self, spec: ModelSpec, sizes: GraphSizes) -> None:
         """
         Raises:
-            InputError: there are no clips, they are too short, or mixed cannot be judged on them.
+            InputError: there are no clips, they are too short, their frames or those of a recording have another size,
+                or mixed cannot be judged on them.
         """
         from etam_edge.calibration.recorder import check_clips
         from etam_edge.calibration.recording import MANIFEST, Recording
@@ -155,11 +169,13 @@ class _Wish:
 
         judged = None if self.clips is None else find_clips(self.clips)
         if self.calibration is not None and (self.calibration / MANIFEST).is_file():
-            Recording.load(self.calibration)
+            Recording.load(self.calibration).check_sizes(sizes, "the bundle to be made")
         elif self.calibration is not None:
             found = find_clips(self.calibration, self.prompts)
             check_clips(found, spec)
             judged = judged or found
+            _check_frame_shapes(found, sizes)
+        _check_frame_shapes(judged or [], sizes)
         if self.max_drop is None:
             return
         if judged is None:
@@ -237,6 +253,18 @@ def _wish(
     return _Wish(word, recipe, calibration, prompts, (0.5 if max_drop is None else max_drop) if mixed else None, clips)
 
 
+def _check_frame_shapes(clips: Sequence[Clip], sizes: GraphSizes) -> None:
+    """
+    Raises:
+        InputError: a clip's frames have another size than --frame-size.
+    """
+    if sizes.frame_size is not None:
+        height, width = sizes.frame_size
+        for clip in clips:
+            where = f"clip {clip.name}"
+            sizes.check_frame_shape(clip.frames.frame_shape, where, f"a bundle of --frame-size {width}x{height}")
+
+
 def _model_name(model: str | None, checkpoint: Path | None) -> str:
     from etam_edge.spec import MODELS, NANO
 
@@ -270,6 +298,9 @@ def _report(bundle: Bundle, name_official: bool) -> None:
     out.print(
         f"  {differ} from the PyTorch model by at most {worst:.1e} (of root mean square, or of one where that is less)"
     )
+    if manifest.sizes.frame_size is not None:
+        height, width = manifest.sizes.frame_size
+        out.print(f"  takes frames of {width} x {height} pixels, and no other, and gives masks of that size")
     if manifest.approximation:
         out.print(f"  approximation: {manifest.approximation}")
     if name_official:

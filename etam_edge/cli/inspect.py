@@ -12,6 +12,7 @@ from etam_edge.recipe import REGIONS
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle, Manifest
+    from etam_edge.spec import GraphSizes
 
 
 def inspect(
@@ -41,6 +42,7 @@ def inspect(
         "memory": f"{sizes.conditioning_frames} conditioning + {spec.recent_frames} recent frames in "
         f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
         "points a prompt": str(sizes.max_points),
+        "frames": frames_line(sizes),
         "accuracy": describe(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
         "engines": engines_line(loaded),
         "made": f"{manifest.created} with " + ", ".join(f"{name} {text}" for name, text in manifest.versions.items()),
@@ -76,6 +78,14 @@ def inspect(
         verification.add_row(name, f"{value:.1e}")
     out.print(verification)
     next_command(f"etam-edge track {bundle} VIDEO --point X,Y")
+
+
+def frames_line(sizes: GraphSizes) -> str:
+    """Which frames a bundle takes, and where they are resized."""
+    if sizes.frame_size is None:
+        return "of any size; frames and masks are resized on the host"
+    height, width = sizes.frame_size
+    return f"{width} x {height} pixels and no other; frames and masks are resized in the graphs"
 
 
 def engines_line(bundle: Bundle) -> str:

@@ -54,6 +54,8 @@ def sensitivity(
     need_matplotlib()
     source = Bundle.load(bundle)
     found = find_clips(clips, prompts)
+    for clip in found:
+        source.check_frame_shape(clip.frames.frame_shape, f"clip {clip.name}")
     given = calibration if calibration is not None else clips
     conversion = Conversion.prepare(source, given, prompts if calibration is None else None, "calibration")
     try:

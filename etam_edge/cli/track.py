@@ -47,6 +47,9 @@ def track(
         bool,
         typer.Option("--corrections-condition", help="Corrected frames become conditioning frames, as in SAM 2.1."),
     ] = False,
+    resize: Annotated[
+        str, typer.Option(help="How the host resizes: exact, as the reference does, or fast, with OpenCV.")
+    ] = "exact",
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, tensorrt or tensorrt-rtx.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores")] = None,
 ) -> None:
@@ -64,8 +67,9 @@ def track(
         output = Path(f"{frames.stem}_tracked.mp4")
     _check_overwriting(frames, plan, output, masks, scores)
     tracker = Tracker.load(bundle, runtime=runtime, threads=threads)
+    tracker.bundle.check_frame_shape(frames.frame_shape, source)
     plan.check_prompts(frames.frame_shape, tracker.spec, tracker.bundle.manifest.sizes)
-    session = tracker.start_session(corrections_condition, max_objects=len(plan.object_ids))
+    session = tracker.start_session(corrections_condition, max_objects=len(plan.object_ids), resize=resize)
 
     run = _Run(session, plan)
     ending = run.perform(frames, max_frames, lambda: _open_outputs(frames, plan, output, masks, scores))

@@ -56,6 +56,11 @@ class PromptPlan:
         self._last = max(prompts, key=lambda planned: planned.frame)
         self.last_frame = self._last.frame
 
+    @property
+    def planned(self) -> tuple[PlannedPrompt, ...]:
+        """All prompts, in the order in which they were given."""
+        return tuple(self._prompts)
+
     def check_frames(self, count: int) -> None:
         """
         Raises:

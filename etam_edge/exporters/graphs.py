@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etam_edge.bundle import OBJECTS, GraphSignature, TensorSpec
+from etam_edge.exporters.camera import frame_resize, mask_enlarge
 from etam_edge.exporters.patches import PatchProjection
 from etam_edge.exporters.static_memory import EntryWriter, StaticMemoryAttention, UnpooledEntryWriter
 from etam_edge.exporters.static_windows import StaticBlock
@@ -38,6 +39,7 @@ def signatures(spec: ModelSpec, sizes: GraphSizes) -> dict[str, GraphSignature]:
     n, c, m, s, low = OBJECTS, spec.width, spec.memory_width, spec.grid, spec.mask_size
     layers, tokens, slots = spec.memory_layers, spec.memory_tokens, sizes.slots(spec)
     pointers, points = sizes.pointer_slots(spec), sizes.max_points
+    height, width = sizes.frame_size or (spec.image_size, spec.image_size)
     frame_features = ("image_features", "float32", (1, c, s, s))
     segmentation = [
         ("mask_logits", "float32", (n, low, low)),
@@ -51,9 +53,10 @@ def signatures(spec: ModelSpec, sizes: GraphSizes) -> dict[str, GraphSignature]:
         ("unpooled_keys", "float32", (n, UNPOOLED_SLOTS, layers, tokens, c)),
         ("unpooled_values", "float32", (n, UNPOOLED_SLOTS, tokens, m)),
     ]
+    masks = [("masks", "uint8", (n, height, width))] if sizes.frame_size else []
     return {
         "encode": GraphSignature(
-            inputs=_tensors(("frame", "uint8", (1, spec.image_size, spec.image_size, 3))),
+            inputs=_tensors(("frame", "uint8", (1, height, width, 3))),
             outputs=_tensors(frame_features),
         ),
         "prompt": GraphSignature(
@@ -83,7 +86,7 @@ def signatures(spec: ModelSpec, sizes: GraphSizes) -> dict[str, GraphSignature]:
                 ("bank_pointers", "float32", (n, pointers, c)),
                 ("pointer_bias", "float32", (n, pointers)),
             ),
-            outputs=_tensors(*segmentation, *entry, ("conditioned_features", "float32", (n, c, s, s))),
+            outputs=_tensors(*segmentation, *entry, ("conditioned_features", "float32", (n, c, s, s)), *masks),
         ),
     }
 
@@ -93,9 +96,10 @@ class EncodeGraph(nn.Module):
 
     position: Tensor
 
-    def __init__(self, model: EfficientTAM) -> None:
+    def __init__(self, model: EfficientTAM, sizes: GraphSizes) -> None:
         super().__init__()
         trunk = model.image_encoder.trunk
+        self.resize = frame_resize(model.spec, sizes)
         self.patch = PatchProjection(model)
         self.register_buffer("position", trunk.position().detach())
         self.blocks = nn.ModuleList(StaticBlock(cast(Block, block)) for block in trunk.blocks)
@@ -103,7 +107,7 @@ class EncodeGraph(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         # Cast first: TensorRT reads uint8 in a cast and nowhere else.
-        x = self.patch(frame.to(torch.float32)) + self.position
+        x = self.patch(self.resize(frame).to(torch.float32)) + self.position
         for block in self.blocks:
             x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))
@@ -209,6 +213,7 @@ class TrackGraph(_Decoder):
         self.attention = StaticMemoryAttention(model, sizes)
         self.remember = _Remember(model)
         self.write = EntryWriter(model)
+        self.enlarge = mask_enlarge(model.spec, sizes)
 
     def forward(
         self,
@@ -228,13 +233,15 @@ class TrackGraph(_Decoder):
         candidates = decoder(conditioned, self.image_position, prompt.padding_tokens(2), prompt.no_mask())
         said = model.settle(decoder.best(candidates), candidates.score)
         entry = self.write(self.remember(image_features, said.mask_logits, False))
-        return (*self.outputs(said), *entry, conditioned)
+        outputs = self.outputs(said)
+        masks = () if self.enlarge is None else (self.enlarge(outputs[0]),)
+        return (*outputs, *entry, conditioned, *masks)
 
 
 def graph_modules(model: EfficientTAM, sizes: GraphSizes) -> dict[str, nn.Module]:
     """The four graphs as modules, in the order of `signatures`."""
     return {
-        "encode": EncodeGraph(model),
+        "encode": EncodeGraph(model, sizes),
         "prompt": PromptGraph(model),
         "remember": RememberGraph(model),
         "track": TrackGraph(model, sizes),

@@ -14,7 +14,7 @@ from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, GraphSignature, Tenso
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.half import typed
 from etam_edge.exporters.onnx_graphs import static_problems
-from etam_edge.exporters.regions import node_regions
+from etam_edge.exporters.regions import RESIZE, node_regions
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, Recipe
 from etam_edge.spec import ModelSpec
 
@@ -110,10 +110,11 @@ def typed_graph(
         ExportError: the result is not static, or a quantizer touched what it was not asked to.
     """
     regions = node_regions(name, model, spec)
+    exact = {node for node in regions if node.startswith(RESIZE)}
     wanted = [
         node.name
         for node in model.graph.node
-        if node.op_type in MULTIPLICATIONS and recipe.regions[regions[node.name]] == INT8
+        if node.op_type in MULTIPLICATIONS and recipe.regions[regions[node.name]] == INT8 and node.name not in exact
     ]
     if wanted and quantize is not None:
         model = quantize(name, model, wanted)
@@ -121,7 +122,7 @@ def typed_graph(
     beyond = sorted(done - set(wanted))
     if beyond:
         raise ExportError(f"graph '{name}' was quantized at {', '.join(beyond)}, which no int8 region holds")
-    half = {node for node, region in regions.items() if recipe.float_type(region) == FP16}
+    half = {node for node, region in regions.items() if recipe.float_type(region) == FP16} - exact
     # A quantizer names nodes of its own after the one that they belong to: "NAME:what".
     result = typed(model, lambda node: node.split(":")[0] in half, signature)
     problems = static_problems(result)

@@ -15,6 +15,9 @@ from etam_edge.spec import ModelSpec
 
 LINEAR = re.compile(r"/(qkv|proj|query|key|value|q_proj|k_proj|v_proj|out_proj|out|pointer_key)/")
 """Projections of an attention."""
+RESIZE = "/resize/"
+"""Begins the names of the nodes that bring a camera frame to the model's size. They belong to the patch embedding, but
+are fp32 whatever it is: a pixel that is rounded otherwise is another pixel, and masks show it."""
 
 
 def node_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[str, str]:

@@ -15,7 +15,8 @@ from etam_edge.errors import CudaError
 from etam_edge.runtimes.buffers import Buffer
 
 STAGING = 8 << 20
-"""Bytes of page-locked memory for each direction: two frames of 1024 px, so that a frame never waits for room."""
+"""Bytes of page-locked memory for each direction: two frames of 1024 px or one of 1920 x 1080, so that these never wait
+for room. Larger ones go in parts."""
 _ALIGNMENT = 256
 
 

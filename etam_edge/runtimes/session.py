@@ -7,7 +7,7 @@ when the session starts, so a stream may run for days.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from etam_edge.runtimes.engine import Engine
 from etam_edge.runtimes.holes import fill_holes
 from etam_edge.runtimes.memory import ObjectMemory, Placement
 from etam_edge.runtimes.prompts import PreparedPrompt, check_object_id, prepare
-from etam_edge.runtimes.resample import resize_bilinear, resize_frame
+from etam_edge.runtimes.resizing import EXACT, choose_resizing
 from etam_edge.runtimes.state import SessionState, load_state, save_state
 from etam_edge.runtimes.types import FrameResult, Prompt
 from etam_edge.runtimes.workspace import Answer, Workspace
@@ -40,6 +40,7 @@ class Session:
         corrections_condition: bool = False,
         max_objects: int = DEFAULT_MAX_OBJECTS,
         fill_hole_area: int = 0,
+        resize: str = EXACT,
     ) -> None:
         if max_objects < 1:
             raise InputError(f"max_objects must be at least 1, not {max_objects}")
@@ -52,6 +53,7 @@ class Session:
         self.corrections_condition = corrections_condition
         self.max_objects = max_objects
         self.fill_hole_area = fill_hole_area
+        self._resizing = choose_resizing(bundle, resize)
         self._workspace = Workspace(engine, bundle, max_objects)
         # The position of an id in this dictionary is its row in the workspace.
         self._objects: dict[int, ObjectMemory] = {}
@@ -78,7 +80,8 @@ class Session:
         prompt there is nothing to track, and the result holds no objects.
 
         Args:
-            frame: uint8 (H, W, 3) RGB, every frame of a session of the same size.
+            frame: uint8 (H, W, 3) RGB, every frame of a session of the same size; of the bundle's, where it has a frame
+                size.
             prompts: by object id; a new id starts a new object, a known one is prompted anew.
 
         Raises:
@@ -99,7 +102,7 @@ class Session:
         answers: dict[int, Answer] = {}
         placements: dict[int, Placement] = {}
         if objects:
-            self._workspace.encode(resize_frame(frame, self._spec.image_size)[None])
+            self._workspace.encode(self._fit(frame)[None])
             followed = self._follow(now, prepared)
             for row, (object_id, memory) in enumerate(objects.items()):
                 placement = memory.place(now, conditioning=object_id in prepared)
@@ -232,7 +235,14 @@ class Session:
             "corrections_condition": self.corrections_condition,
             "max_objects": self.max_objects,
             "fill_hole_area": self.fill_hole_area,
+            "resize": self._resizing.name,
         }
+
+    def _fit(self, frame: np.ndarray) -> np.ndarray:
+        """The frame as `encode` takes it, contiguous uint8."""
+        if self._sizes.frame_size is not None:
+            return np.ascontiguousarray(frame)
+        return self._resizing.frame(frame, self._spec.image_size)
 
     def _follow(self, now: int, prompted: Mapping[int, object]) -> dict[int, Answer]:
         """`track` for the objects that have no prompt on this frame."""
@@ -261,12 +271,24 @@ class Session:
         return FrameResult(
             frame_index=index,
             object_ids=tuple(answers),
-            masks=resize_bilinear(logits, *shape) > 0,
+            masks=self._masks(said, logits, shape),
             mask_logits=logits,
             object_scores=np.array([answer.object_score for answer in said], dtype=np.float32),
             ious=np.array([answer.iou for answer in said], dtype=np.float32),
             mask_choices=np.array([answer.mask_choice for answer in said], dtype=np.int32),
         )
+
+    def _masks(self, answers: Sequence[Answer], logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """bool (N, H, W). What the graph did not enlarge is enlarged here: prompted masks may be the user's own."""
+        rows = [row for row, answer in enumerate(answers) if answer.mask is None]
+        if len(rows) == len(answers):
+            return self._resizing.masks(logits, *shape)
+        masks = np.empty((len(answers), *shape), dtype=bool)
+        masks[rows] = self._resizing.masks(logits[rows], *shape)
+        for mask, answer in zip(masks, answers, strict=True):
+            if answer.mask is not None:
+                mask[...] = answer.mask
+        return masks
 
     def _known(self, object_id: int) -> ObjectMemory:
         if object_id not in self._objects:
@@ -289,6 +311,7 @@ class Session:
                 f"{where} is {shape[1]} x {shape[0]} pixels and this session's frames are {width} x {height}; "
                 "resize it, or start another session"
             )
+        self._bundle.check_frame_shape(shape, where)
         return shape
 
     def _check_prompts(self, prompts: Mapping[int, Prompt], shape: tuple[int, int]) -> dict[int, PreparedPrompt]:

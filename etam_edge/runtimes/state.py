@@ -53,7 +53,9 @@ def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
     }
     arrays = {f"buffer_{name}": array for name, array in state.buffers.items()}
     for object_id, answer in state.answers.items():
-        arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in asdict(answer).items()}
+        # A mask is there only where the graph gave one; as it was before graphs did.
+        said = {name: value for name, value in asdict(answer).items() if value is not None}
+        arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in said.items()}
     draft = path.with_name(f".{path.name}.partial")
     try:
         with open(draft, "wb") as file:
@@ -93,5 +95,6 @@ def load_state(path: str | os.PathLike[str]) -> SessionState:
 
 
 def _answer(arrays: dict[str, np.ndarray], object_id: int) -> Answer:
-    values: dict[str, Any] = {field.name: arrays[f"answer_{object_id}_{field.name}"] for field in fields(Answer)}
+    names = {field.name: f"answer_{object_id}_{field.name}" for field in fields(Answer)}
+    values: dict[str, Any] = {name: arrays[key] for name, key in names.items() if name != "mask" or key in arrays}
     return Answer(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})

@@ -9,6 +9,7 @@ from etam_edge.engines import FLAVOURS
 from etam_edge.errors import InputError
 from etam_edge.runtimes.engine import Engine
 from etam_edge.runtimes.onnxruntime_engine import OnnxRuntimeEngine
+from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
 from etam_edge.runtimes.tensorrt_engine import best_tensorrt, load_tensorrt
 from etam_edge.spec import ModelSpec
@@ -77,7 +78,12 @@ class Tracker:
         return self.engine.name
 
     def start_session(
-        self, corrections_condition: bool = False, *, max_objects: int = DEFAULT_MAX_OBJECTS, fill_hole_area: int = 0
+        self,
+        corrections_condition: bool = False,
+        *,
+        max_objects: int = DEFAULT_MAX_OBJECTS,
+        fill_hole_area: int = 0,
+        resize: str = EXACT,
     ) -> Session:
         """Start a stream of frames.
 
@@ -87,11 +93,14 @@ class Tracker:
             max_objects: objects that the session can hold at a time; its memory is allocated now.
             fill_hole_area: holes of prompted masks up to this many pixels (at S/4 resolution) are filled before they
                 are remembered; needs OpenCV. The reference fills 8 where its CUDA extension was built, else none.
+            resize: how frames and masks are resized on the host. "exact" as the reference does; "fast" with OpenCV,
+                which moves masks a little. A bundle with a frame size resizes in its graphs, exactly.
 
         Raises:
-            InputError: an option is out of range.
+            InputError: an option is out of range, or "fast" was asked for where nothing is resized on the host.
+            RuntimeUnavailableError: "fast" needs OpenCV, which is not installed.
         """
-        return Session(self.engine, self.bundle, corrections_condition, max_objects, fill_hole_area)
+        return Session(self.engine, self.bundle, corrections_condition, max_objects, fill_hole_area, resize)
 
     def resume_session(self, path: str | os.PathLike[str]) -> Session:
         """The session that `Session.save` wrote, to be continued bit for bit.

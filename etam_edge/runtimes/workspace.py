@@ -7,7 +7,7 @@ and `keep_frame` what a later correction of the same frame reads. Until then the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from etam_edge.spec import MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_NON
 BANK = {"memory_keys": "bank_keys", "memory_values": "bank_values", "object_pointer": "bank_pointers"}
 """What a graph writes for one frame, and the bank it is stored in."""
 UNPOOLED = {"unpooled_keys": "bank_keys", "unpooled_values": "bank_values"}
-SHARED = ("frame", "mask_logits")
+SHARED = ("frame", "mask_logits", "masks")
 """What goes up and comes down on every frame: on a GPU that shares the CPU's memory it is not copied."""
 ANSWER = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice")
 LOGIT_LIMIT = 32.0
@@ -31,13 +31,18 @@ LOGIT_LIMIT = 32.0
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the decoder said of one object on one frame, on the host."""
+    """What the decoder said of one object on one frame, on the host.
+
+    Attributes:
+        mask: bool (H, W), the mask at the size of the frame, where the graph gave one.
+    """
 
     mask_logits: np.ndarray
     iou: float
     object_score: float
     object_pointer: np.ndarray
     mask_choice: int
+    mask: np.ndarray | None = None
 
 
 @dataclass
@@ -78,7 +83,7 @@ class Workspace:
     # --- graphs ---
 
     def encode(self, frame: np.ndarray) -> None:
-        """uint8 (1, S, S, 3) to the fresh frame's features."""
+        """uint8 (1, S, S, 3), or of the bundle's frame size, to the fresh frame's features."""
         self.device.upload(frame, self._frame["frame"])
         self.engine.run("encode", self._frame, {"image_features": self._fresh.image_features})
 
@@ -98,7 +103,12 @@ class Workspace:
             {**inputs, "image_features": self._fresh.image_features},
             {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
         )
-        return self._answers(0, count)
+        answers = self._answers(0, count)
+        if "masks" not in self._scratch:
+            return answers
+        # 0 and 1, which are false and true.
+        masks = self.device.download(self._scratch["masks"].rows(0, count)).view(np.bool_)
+        return [replace(answer, mask=mask) for answer, mask in zip(answers, masks, strict=True)]
 
     def prompt(self, row: int, prompt: PreparedPrompt, correcting: Answer | None, reads_memory: bool) -> Answer:
         """Decode one object's prompt into its scratch row.
