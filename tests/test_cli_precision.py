@@ -69,7 +69,9 @@ def recording(fp32: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory)
 def int8(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("nano") / "int8"
     output = done("export", "--precision", "int8", "--calibration", recording, "--rest", "fp32", "--output", path)
-    assert f"int8: {', '.join(('vit_windowed', 'vit_global', 'memory_layers', 'memory_keys'))}" in output
+    assert (
+        f"int8: {', '.join(('vit_windowed', 'vit_global', 'memory_layers', 'memory_scores', 'memory_keys'))}" in output
+    )
     assert "calibrated on 22 frames of crossing" in output
     assert "overflow audit" not in output, "nothing is fp16"
     assert f"next: etam-edge check {path}" in output
@@ -178,7 +180,11 @@ def test_sensitivity_ranks_regions_in_a_table_and_a_plot(
 def test_mixed_keeps_regions_within_the_budget(recording: Path, clips: Path, tmp_path: Path) -> None:
     path = tmp_path / "mixed"
     given = ("--calibration", recording, "--clips", clips, "--rest", "fp32")
-    fixed = [part for name in ("neck", "memory_encoder", "memory_keys") for part in ("--region", f"{name}=fp32")]
+    fixed = [
+        part
+        for name in ("neck", "memory_encoder", "memory_scores", "memory_keys")
+        for part in ("--region", f"{name}=fp32")
+    ]
     output = done("export", "--precision", "mixed", "--max-drop", 1, *given, *fixed, "--output", path)
     assert "kept" in output
     manifest = Bundle.load(path).manifest
@@ -228,6 +234,13 @@ def test_empty_and_foreign_calibration_is_refused_and_nothing_is_written(tmp_pat
     refused("holds no clips", "export", "--precision", "int8", "--calibration", tmp_path / "empty", *here)
     other = ("--conditioning-frames", 3)
     refused(
-        "was recorded with another sizes", "export", "--precision", "int8", "--calibration", recording, *other, *here
+        "was recorded with graphs of other sizes",
+        "export",
+        "--precision",
+        "int8",
+        "--calibration",
+        recording,
+        *other,
+        *here,
     )
     assert not (tmp_path / "b").exists()

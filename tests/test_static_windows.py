@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from conftest import SmallBundleMaker
+from small import SIZES, clip_frame, export_small
+
+from etam_edge import Prompt, Tracker
+from etam_edge.bundle import Bundle
+from etam_edge.spec import Pooling
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 
 from etam_edge.exporters.static_windows import Span, StaticBlock, spans  # noqa: E402
 from etam_edge.model.image_encoder import Block  # noqa: E402
@@ -52,3 +62,20 @@ def test_only_real_tokens_are_projected(side: int, projected: int, padded: bool)
     with torch.inference_mode():
         block(torch.randn(1, side, side, 12))
     assert seen == [projected] * 4
+
+
+def test_both_forms_are_exported_and_track_alike(small_bundle: SmallBundleMaker, tmp_path: Path) -> None:
+    cut = Bundle.load(small_bundle(Pooling.NONE))
+    padded = Bundle.load(export_small(Pooling.NONE, tmp_path / "padded", replace(SIZES, padded_windows=True)))
+    assert padded.manifest.sizes.padded_windows
+    assert not cut.manifest.sizes.padded_windows
+    softmax = {
+        bundle.path: [node.op_type for node in onnx.load(bundle.graph_path("encode")).graph.node].count("Softmax")
+        for bundle in (cut, padded)
+    }
+    assert (softmax[cut.path], softmax[padded.path]) == (2 * 4 + 1, 3), "a window of 5 cuts 8 tokens to 5 and 3"
+    sessions = [Tracker.load(bundle.path).start_session() for bundle in (cut, padded)]
+    for index in range(4):
+        prompts = {1: Prompt(points=[(60, 70)], labels=[1])} if index == 0 else None
+        one, other = (session.track(clip_frame(index), prompts) for session in sessions)
+        torch.testing.assert_close(torch.tensor(one.mask_logits), torch.tensor(other.mask_logits), rtol=1e-4, atol=1e-3)

@@ -90,6 +90,12 @@ def export(
             show_default="any size, resized on the host",
         ),
     ] = None,
+    padded_windows: Annotated[
+        bool,
+        typer.Option(
+            "--padded-windows", help="ViT windows at the border filled up to whole ones: more work in fewer kernels."
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at --output.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle of static ONNX graphs, verified against the PyTorch model."""
@@ -98,7 +104,8 @@ def export(
     from etam_edge.cli.frame_size import parse_frame_size
     from etam_edge.spec import GraphSizes, find_spec
 
-    sizes = GraphSizes(conditioning_frames, max_points, None if frame_size is None else parse_frame_size(frame_size))
+    frame_shape = None if frame_size is None else parse_frame_size(frame_size)
+    sizes = GraphSizes(conditioning_frames, max_points, frame_shape, padded_windows)
     spec = find_spec(_model_name(model, checkpoint))
     if pool is Pool.COARSE and spec.pooled:
         raise InputError(f"{spec.name} is pooled already; leave out --pool 2x2")

@@ -43,6 +43,7 @@ def inspect(
         f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
         "points a prompt": str(sizes.max_points),
         "frames": frames_line(sizes),
+        "windows at the border": "filled up to whole ones" if sizes.padded_windows else "cut to their real tokens",
         "accuracy": describe(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
         "engines": engines_line(loaded),
         "made": f"{manifest.created} with " + ", ".join(f"{name} {text}" for name, text in manifest.versions.items()),

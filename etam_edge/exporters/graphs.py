@@ -102,7 +102,7 @@ class EncodeGraph(nn.Module):
         self.resize = frame_resize(model.spec, sizes)
         self.patch = PatchProjection(model)
         self.register_buffer("position", trunk.position().detach())
-        self.blocks = nn.ModuleList(StaticBlock(cast(Block, block)) for block in trunk.blocks)
+        self.blocks = nn.ModuleList(StaticBlock(cast(Block, block), sizes.padded_windows) for block in trunk.blocks)
         self.neck = model.image_encoder.neck
 
     def forward(self, frame: Tensor) -> Tensor:
