@@ -14,7 +14,7 @@ MIXED = "mixed"
 """Int8 in regions that were chosen by measurement."""
 
 REGIONS = {
-    "patch_embedding": "the convolution that turns pixels into tokens",
+    "patch_embedding": "the projection of pixels to tokens",
     "vit_windowed": "linear layers of the ViT blocks whose attention stays inside windows",
     "vit_global": "linear layers of the ViT blocks whose attention is global",
     "vit_attention": "attention products of all ViT blocks",

@@ -2,7 +2,7 @@
 
     OMP_WAIT_POLICY=PASSIVE python examples/precision_of_large_models.py efficienttam_ti_512x512 efficienttam_ti_2
 
-Weights come from the seeds of the parity goldens; with `--sharp` the queries of memory cross-attention are four times
+Weights come from the seeds of the parity goldens; with `--sharp` the queries of memory cross-attention are six times
 as large, so that attention looks at few keys, as trained attention does. Seeded weights draw no meaningful masks: the
 figures say how far a precision moves the answers, not what accuracy it costs (`etam-edge check` says that, of trained
 weights). Prints a table in Markdown: size of the bundle, error of the mask logits over their root mean square, mean and
@@ -40,6 +40,7 @@ SEED = 11
 RECIPES = {
     "fp16": Recipe.default(FP16),
     "int8, rest fp16": Recipe.default(INT8, FP16),
+    "int8, rest and memory_scores fp32": Recipe.default(INT8, FP32).with_regions({"memory_scores": FP32}),
     "int8, rest fp32": Recipe.default(INT8, FP32),
     "int8, and attention times values": Recipe.default(INT8, FP32).with_regions({"memory_values": INT8}),
 }
@@ -48,7 +49,7 @@ RECIPES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--sharp", action="store_true", help="queries of memory cross-attention times four")
+    parser.add_argument("--sharp", action="store_true", help="queries of memory cross-attention times six")
     parser.add_argument("--frames", type=int, default=24, help="of the chair clip, at least 20")
     options = parser.parse_args()
     for name in options.models:

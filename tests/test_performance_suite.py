@@ -34,7 +34,9 @@ sys.path.insert(0, str(EXAMPLES))
 from performance import (  # noqa: E402
     bundles,
     contenders,
+    part_kernels,
     part_objects,
+    part_profile,
     part_start,
     part_streams,
     part_tricks,
@@ -286,7 +288,7 @@ def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for entry in found["contenders"][1:]:
         assert entry["agreement"]["mean_iou"] > (0.9 if entry["name"].startswith("int8") else 0.999)
     staged = content["parts"]["stages"][NAME]
-    assert list(staged) == ["fp32", "int8"]
+    assert list(staged) == ["fp32-bare", "fp32", "int8"]
     assert all(stages["stages"]["track"]["p50"] > 0 for stages in staged.values())
     assert (output / "stages.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
@@ -386,3 +388,45 @@ def test_frames_are_those_of_the_files(tmp_path: Path) -> None:
     scene: Scene = make_scene(64, tmp_path, 2)
     assert [frame.shape for frame in scene.frames] == [(64, 64, 3)] * 2
     assert np.array_equal(scene.frame(3), np.asarray(Image.open(tmp_path / "00001.jpg")))
+
+
+def test_kernels_answer_alike_and_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(part_kernels, "SIDES", (256,))
+    monkeypatch.setattr(part_kernels, "SLOTS", 1)
+    assert main(["--only", "kernels", "--frames", "2", "--models", NAME, "--output", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "performance.json").read_text())["parts"]["kernels"]
+    assert len(results) == 4
+    assert {len(times) for ways in results.values() for times in ways.values()} == {2}
+    assert all("plain" in ways or "fp32" in ways for ways in results.values())
+    assert "MultiHeadAttention" in (tmp_path / "performance.md").read_text()
+
+
+def test_a_kernel_that_computes_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    [*_, scores] = part_kernels.cases((256,), 1)
+    monkeypatch.setattr(part_kernels, "CLOSE", 1e-6)
+    with pytest.raises(EtamError, match="answers something else than the plain form"):
+        part_kernels.measure(scores, 1, 1)
+
+
+def test_a_profile_counts_operators(ready: Path, tmp_path: Path) -> None:
+    content = run(tmp_path / "out", "--only", "profile", "--contenders", "fp32", "--bundles", str(ready))
+    [found] = content["parts"]["profile"].values()
+    assert set(found) == {"encode", "track"}
+    assert found["track"]["Softmax"] > 0
+    assert not list((tmp_path / "out").glob("profile*")), "ONNX Runtime's own files are removed"
+
+
+def test_a_profile_counts_the_last_frames() -> None:
+    def event(node: str, operator: str, microseconds: float) -> dict[str, Any]:
+        return {"cat": "Node", "name": f"{node}_kernel_time", "dur": microseconds, "args": {"op_name": operator}}
+
+    events = [
+        event("a", "MatMul", 9000),
+        event("a", "MatMul", 1000),
+        event("b", "MatMul", 500),
+        event("a", "MatMul", 3000),
+        event("b", "MatMul", 500),
+        event("c", "Add", 100),
+        {"cat": "Session", "name": "model_run", "dur": 1e6},
+    ]
+    assert part_profile.by_operator(events, 2) == pytest.approx({"MatMul": 2.5, "Add": 0.05})

@@ -86,6 +86,24 @@ def test_objects_together_answer_as_they_do_alone(tracker: Tracker) -> None:
             np.testing.assert_allclose(together.object_pointer(object_id), session.object_pointer(object_id), atol=1e-4)
 
 
+def test_objects_one_by_one_answer_as_in_a_batch(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large models take objects one after the other on a CPU; small ones are told to here."""
+    monkeypatch.setattr(onnxruntime_engine, "ONE_BY_ONE_TOKENS", tracker.spec.tokens)
+    apart = Tracker.load(tracker.bundle.path, "onnxruntime", provider="cpu", threads=1)
+    calls: list[str] = []
+    run = apart.engine._run
+    monkeypatch.setattr(apart.engine, "_run", lambda graph, *rest: (calls.append(graph), run(graph, *rest)))
+    sessions = [one.start_session() for one in (tracker, apart)]
+    for index in range(10):
+        prompts = {0: {1: CLICK, 2: BOX}, 4: {3: CLICK}, 6: {1: BOX}}.get(index)
+        calls.clear()
+        batch, single = (session.track(clip_frame(index), prompts) for session in sessions)
+        assert batch.object_ids == single.object_ids
+        np.testing.assert_allclose(single.mask_logits, batch.mask_logits, atol=1e-3)
+        if index == 9:
+            assert calls == ["encode", "track", "track", "track"]
+
+
 def test_removed_object_leaves_the_others_alone(tracker: Tracker) -> None:
     with_third, without = tracker.start_session(), tracker.start_session()
     prompts = {1: CLICK, 2: BOX, 3: Prompt(points=[(30, 30)], labels=[1])}

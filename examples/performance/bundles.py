@@ -64,7 +64,7 @@ def export_padded(bundles: Bundles, name: str, path: Path) -> None:
     """In fp32, but windows are padded with zeros, and the padding is projected, as in the model."""
     from etam_edge.exporters.static_windows import StaticBlock
 
-    def block_of(block: Block) -> Block | StaticBlock:
+    def block_of(block: Block, padded: bool) -> Block | StaticBlock:
         return StaticBlock(block) if block.window is None else block
 
     with mock.patch("etam_edge.exporters.graphs.StaticBlock", block_of):

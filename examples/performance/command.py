@@ -10,7 +10,16 @@ from pathlib import Path
 from etam_edge.benchmark.measure import frames_to_fill
 from etam_edge.errors import EtamError, InputError
 from etam_edge.spec import find_spec
-from performance import part_objects, part_reference, part_stages, part_start, part_streams, part_tricks
+from performance import (
+    part_kernels,
+    part_objects,
+    part_profile,
+    part_reference,
+    part_stages,
+    part_start,
+    part_streams,
+    part_tricks,
+)
 from performance.bundles import Bundles
 from performance.record import Recorder
 from performance.settings import Part, Settings
@@ -20,9 +29,11 @@ PARTS: Mapping[str, Callable[[Settings], Part]] = {
     "reference": part_reference.run,
     "tricks": part_tricks.run,
     "stages": part_stages.run,
+    "profile": part_profile.run,
     "objects": part_objects.run,
     "streams": part_streams.run,
     "start": part_start.run,
+    "kernels": part_kernels.run,
 }
 NEEDS_REFERENCE = "reference"
 

@@ -9,11 +9,19 @@ from etam_edge.benchmark.clip import drawn_clip
 from etam_edge.benchmark.measure import measure_stages
 from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.recipe import FP32, INT8
-from performance.contenders import WORDS, bundle_of
+from performance.bundles import PADDED
+from performance.contenders import ATTENTION, FP32_BARE, QUERIES, WORDS, bundle_of
 from performance.plots import stage_plot
-from performance.session_options import load_bundle
+from performance.session_options import load_bundle, load_without
 from performance.settings import Part, Settings, counted
 from performance.tables import table
+
+LOADS = {
+    FP32_BARE: (PADDED, load_without(ATTENTION, QUERIES)),
+    FP32: (FP32, load_bundle),
+    INT8: (INT8, load_bundle),
+}
+"""Kind of the bundle, and how it is loaded: what a frame was before, and what it is."""
 
 
 def run(settings: Settings) -> Part:
@@ -26,10 +34,13 @@ def run(settings: Settings) -> Part:
     tables = []
     bars: dict[str, dict[str, float]] = {}
     for name in settings.models:
-        chosen = [word for word in (FP32, INT8) if not settings.contenders or word in settings.contenders]
-        paths = {word: settings.bundles.get(name, word) for word in chosen}
-        paths |= {word: bundle_of(folder, name) for word, folder in settings.also.items()}
-        trackers = {word: load_bundle(path, settings.threads) for word, path in paths.items()}
+        chosen = [word for word in LOADS if not settings.contenders or word in settings.contenders]
+        trackers = {}
+        for word in chosen:
+            kind, load = LOADS[word]
+            trackers[word] = load(settings.bundles.get(name, kind), settings.threads)
+        for word, folder in settings.also.items():
+            trackers[word] = load_bundle(bundle_of(folder, name), settings.threads)
         size = next(iter(trackers.values())).spec.image_size
         frames = settings.warm_up + settings.frames
         with counted(f"{name}, stages", len(trackers) * frames) as advance:
