@@ -14,7 +14,7 @@ COLOURS = ("#8fb8de", "#2f5f94", "#e0802b", "#6aa56e", "#8a6bb1", "#bbbbbb")
 
 
 def ratio_plot(found: Mapping[str, Sequence[Entry]], words: Mapping[str, str]) -> bytes:
-    """A group of bars for each model: how many times faster than the first contender, with 95 % intervals."""
+    """A group of bars for each model: how many times as fast as the first contender, with 95 % intervals."""
     names = list(dict.fromkeys(entry.name for entries in found.values() for entry in entries if entry.ratio))
     first = next(iter(found.values()))[0].name
     figure, [axes] = make_figure(3.6)
@@ -38,7 +38,7 @@ def ratio_plot(found: Mapping[str, Sequence[Entry]], words: Mapping[str, str]) -
             axes.text(place, value + above, f"{value:.2f}", ha="center", va="bottom", fontsize=8)
     axes.axhline(1.0, color="#444444", linewidth=0.8)
     axes.set_xticks(range(len(found)), list(found))
-    axes.set(ylabel=f"times faster than {words.get(first, first)}")
+    axes.set(ylabel=f"times as fast as {words.get(first, first)}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return to_png(figure)
 
