@@ -34,6 +34,7 @@ sys.path.insert(0, str(EXAMPLES))
 from performance import (  # noqa: E402
     bundles,
     contenders,
+    part_arithmetic,
     part_kernels,
     part_objects,
     part_profile,
@@ -430,3 +431,19 @@ def test_a_profile_counts_the_last_frames() -> None:
         {"cat": "Session", "name": "model_run", "dur": 1e6},
     ]
     assert part_profile.by_operator(events, 2) == pytest.approx({"MatMul": 2.5, "Add": 0.05})
+
+
+def test_arithmetic_is_counted_by_hand(ready: Path, tmp_path: Path) -> None:
+    content = run(tmp_path / "out", "--only", "arithmetic", "--bundles", str(ready))
+    assert set(content["parts"]["arithmetic"][NAME]) == {"encode", "track"}
+    encode = onnx.load(ready / NAME / "graphs" / "encode.onnx")
+    found = part_arithmetic.operations(encode)
+    spec = MODELS[NAME]
+    tokens, width = spec.tokens, spec.vit_width
+    # A patch is 16 x 16 x 3 pixels.
+    assert found["/patch/linear/MatMul_output_0"] == 2 * tokens * 768 * width
+    hidden = spec.vit_mlp_ratio * width
+    assert found["/blocks.0/mlp/layers.0/MatMul_output_0"] == 2 * tokens * width * hidden
+    assert found["/blocks.2/attn/MatMul"] == 2 * tokens * tokens * width, "all heads together"
+    [three] = [count for name, count in found.items() if "conv_3x3" in name]
+    assert three == 2 * tokens * 9 * spec.width * spec.width

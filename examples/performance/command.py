@@ -11,6 +11,7 @@ from etam_edge.benchmark.measure import frames_to_fill
 from etam_edge.errors import EtamError, InputError
 from etam_edge.spec import find_spec
 from performance import (
+    part_arithmetic,
     part_kernels,
     part_objects,
     part_profile,
@@ -34,6 +35,7 @@ PARTS: Mapping[str, Callable[[Settings], Part]] = {
     "streams": part_streams.run,
     "start": part_start.run,
     "kernels": part_kernels.run,
+    "arithmetic": part_arithmetic.run,
 }
 NEEDS_REFERENCE = "reference"
 
