@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from conftest import CameraBundleMaker, SmallBundleMaker
 from PIL import Image
+from refusals import refused
 from small import CAMERA, clip_frame, small_model
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
-from etam_edge.errors import EtamError
 from etam_edge.spec import Pooling
 
 pytest.importorskip("onnxruntime")
@@ -29,15 +29,6 @@ FRAMES = 20
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
-
-
-def refused(result: Result, *sentences: str) -> None:
-    assert isinstance(result.exception, EtamError), (result.exception, result.output)
-    assert result.exception.exit_code == 2
-    text = str(result.exception)
-    assert "\n" not in text
-    for sentence in sentences:
-        assert sentence in text, text
 
 
 def write_clip(folder: Path, name: str, shape: tuple[int, int]) -> Path:

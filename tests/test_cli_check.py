@@ -15,11 +15,12 @@ import pytest
 from conftest import SmallBundleMaker
 from davis import HEIGHT, WIDTH, frame, labels, write_clip
 from PIL import Image
+from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle, sha256_of
 from etam_edge.cli.app import app
-from etam_edge.errors import EtamError, RuntimeUnavailableError
+from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.spec import Pooling
 
 pytest.importorskip("onnxruntime")
@@ -101,15 +102,6 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(bundle: Path, reference: Path, clips: Path, *arguments: object) -> Result:
     options = ["--reference", reference, "--clips", clips, "--threads", 1, *arguments]
     return CliRunner().invoke(app, ["check", str(bundle), *map(str, options)])
-
-
-def refused(result: Result, sentence: str) -> None:
-    """One clear sentence, and the exit code of a wrong call."""
-    assert isinstance(result.exception, EtamError), result.output
-    assert result.exception.exit_code == 2
-    text = str(result.exception)
-    assert sentence in text, text
-    assert "\n" not in text
 
 
 def report(folder: Path) -> tuple[dict[str, Any], str]:

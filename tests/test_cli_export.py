@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import COMMAND_EXPORTS
+from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
-from etam_edge.errors import EtamError
 from etam_edge.spec import Pooling
 
 torch = pytest.importorskip("torch")
@@ -25,12 +25,6 @@ CHAIR = Path(__file__).parent / "data" / "chair"
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)])
-
-
-def refused(result: Result, sentence: str) -> None:
-    assert isinstance(result.exception, EtamError), result.exception
-    assert result.exception.exit_code == 2
-    assert sentence in str(result.exception), str(result.exception)
 
 
 @pytest.fixture

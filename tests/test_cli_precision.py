@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import refusals
 from davis import write_crossing
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import MANIFEST, Bundle, sha256_of
 from etam_edge.cli.app import app
-from etam_edge.errors import EtamError
 from etam_edge.recipe import FP16, FP32, INT8, REGIONS
 
 onnx = pytest.importorskip("onnx")
@@ -37,10 +37,7 @@ def done(*arguments: object) -> str:
 
 
 def refused(sentence: str, *arguments: object) -> None:
-    result = run(*arguments)
-    assert isinstance(result.exception, EtamError), result.exception
-    assert result.exception.exit_code == 2
-    assert sentence in str(result.exception), str(result.exception)
+    refusals.refused(run(*arguments), sentence)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
+from refusals import refused
 from small import clip_frame
 from typer.testing import CliRunner, Result
 
 from etam_edge import Prompt, Session, Tracker
 from etam_edge.cli.app import app
-from etam_edge.errors import EtamError
 from etam_edge.spec import Pooling
 
 pytest.importorskip("onnxruntime")
@@ -56,15 +56,6 @@ def video(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["track", *map(str, arguments)])
-
-
-def refused(result: Result, sentence: str) -> None:
-    """One clear sentence, and the exit code of a wrong call."""
-    assert isinstance(result.exception, EtamError), result.exception
-    assert result.exception.exit_code == 2
-    text = str(result.exception)
-    assert sentence in text, text
-    assert "\n" not in text
 
 
 def read_video(path: Path) -> tuple[int, tuple[int, int], float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from davis import write_clip
+from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge import Tracker
@@ -18,7 +19,7 @@ from etam_edge.calibration.recorder import frames_to_fill, record
 from etam_edge.calibration.recording import MANIFEST, Recording
 from etam_edge.cli.app import app
 from etam_edge.clips.clip_set import find_clips
-from etam_edge.errors import EtamError, InputError
+from etam_edge.errors import InputError
 from etam_edge.spec import Pooling
 
 pytest.importorskip("torch")
@@ -156,11 +157,6 @@ def test_clips_that_never_filled_the_memory_are_refused(tracker: Tracker, tmp_pa
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
-
-
-def refused(result: Result, sentence: str) -> None:
-    assert isinstance(result.exception, EtamError), result.exception
-    assert sentence in str(result.exception), str(result.exception)
 
 
 def test_record_command(tracker: Tracker, clips: Path, tmp_path: Path) -> None:

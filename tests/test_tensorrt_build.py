@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from conftest import BundleMaker, CameraBundleMaker, SmallBundleMaker
 from made_up_ranges import made_up_ranges
+from refusals import refused
 from small import CAMERA
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.cli.app import app
 from etam_edge.engines import FOLDER, TENSORRT_RTX, Builder, Sidecar, built_for, check_engines, engine_path
-from etam_edge.errors import BundleError, EtamError, ExportError, InputError
+from etam_edge.errors import BundleError, ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import Pooling
 
@@ -127,12 +128,6 @@ def test_vanished_int8_would_be_seen(small_bundle: SmallBundleMaker, tmp_path: P
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
-
-
-def refused(result: Result, sentence: str) -> None:
-    assert isinstance(result.exception, EtamError), result.exception
-    assert result.exception.exit_code == 2
-    assert sentence in str(result.exception), str(result.exception)
 
 
 @pytest.fixture

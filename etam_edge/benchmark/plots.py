@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from etam_edge.benchmark.result import Benchmark
@@ -55,6 +57,11 @@ def stage_plot(benchmark: Benchmark) -> bytes:
         for side in run.sides
         if side.stages is not None
     ]
+    return stage_bars(bars)
+
+
+def stage_bars(bars: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
+    """A bar for each name: milliseconds of its stages, laid end to end. Decoding is left out where there is none."""
     figure, [axes] = make_figure(1.3 + 0.45 * len(bars))
     places = np.arange(len(bars))
     begin = np.zeros(len(bars))

@@ -44,7 +44,7 @@ def spans(grid: int, window: int) -> list[Span]:
     return [span for span in found if span.windows and span.size]
 
 
-class StaticSelfAttention(nn.Module):
+class GlobalAttention(nn.Module):
     """Global self-attention. Queries, keys and values have a projection each, so that nothing has to be cut apart."""
 
     def __init__(self, attention: SelfAttention) -> None:
@@ -61,7 +61,7 @@ class StaticSelfAttention(nn.Module):
         return self.proj(merge_heads(attend(query, key, value))).reshape(-1, height, width, channels)
 
 
-class StaticWindowAttention(StaticSelfAttention):
+class WindowAttention(GlobalAttention):
     """Self-attention inside windows.
 
     Args:
@@ -130,15 +130,15 @@ class StaticWindowAttention(StaticSelfAttention):
 
 
 class StaticBlock(nn.Module):
-    """A ViT block for the graph, of the same weights; `padded_windows` as `padded` of `StaticWindowAttention`."""
+    """A ViT block for the graph, of the same weights; `padded_windows` as `padded` of `WindowAttention`."""
 
     def __init__(self, block: Block, padded_windows: bool = False) -> None:
         super().__init__()
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         if block.window is None:
-            self.attn = StaticSelfAttention(block.attn)
+            self.attn = GlobalAttention(block.attn)
         else:
-            self.attn = StaticWindowAttention(block.attn, block.window, padded_windows)
+            self.attn = WindowAttention(block.attn, block.window, padded_windows)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle
+from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.runtimes.buffers import Buffer, Device, HostDevice
 from etam_edge.runtimes.cpu_rewrites import rewrite_for_cpu
@@ -62,25 +62,21 @@ class OnnxRuntimeEngine:
                     raise
         self.name = f"onnxruntime ({self.provider})"
         self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
-        self._objects = {
-            name: {t.name for t in (*entry.signature.inputs, *entry.signature.outputs) if t.shape[0] == OBJECTS}
-            for name, entry in bundle.manifest.graphs.items()
-        }
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider)
 
     def check_objects(self, count: int) -> None:
         """ONNX Runtime takes any number."""
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        names = self._objects[graph]
-        count = max(buffer.shape[0] for name, buffer in outputs.items() if name in names) if names else 1
+        # Whatever a graph writes, it writes for every object; what all of them read has one row.
+        count = next(iter(outputs.values())).shape[0]
         if not self._one_by_one or count == 1:
             self._run(graph, inputs, outputs)
             return
         for row in range(count):
             mine = [
-                {name: buffer.rows(row, row + 1) if name in names else buffer for name, buffer in buffers.items()}
-                for buffers in (inputs, outputs)
+                {name: buffer.rows(row, row + 1) if buffer.shape[0] == count else buffer for name, buffer in buffers}
+                for buffers in (inputs.items(), outputs.items())
             ]
             self._run(graph, *mine)
 

@@ -62,33 +62,15 @@ def _self_attention(what: str, tokens: int, heads: int, width: int) -> Case:
     shapes = {"split": np.array([1, tokens, heads, width]), "join": np.array([1, tokens, channels])}
     inputs = dict.fromkeys("qkv", (1, tokens, channels))
     scale = {"scale": np.float32(width**-0.5)}
-
-    def attend(query: str, answer: str) -> list[onnx.NodeProto]:
-        return [
-            helper.make_node("Mul", [query, "scale"], [f"{answer}q"]),
-            helper.make_node("MatMul", [f"{answer}q", "k2"], [f"{answer}s"]),
-            helper.make_node("Softmax", [f"{answer}s"], [f"{answer}a"], axis=-1),
-            helper.make_node("MatMul", [f"{answer}a", "v2"], [answer]),
-        ]
-
-    parts = [f"p{part}" for part in range(max(tokens // 256, 2))]
+    begin = [*split, *turn, helper.make_node("Mul", ["q2", "scale"], ["qs"])]
     fused = helper.make_node(
         "MultiHeadAttention", ["q", "k", "v"], ["o"], domain=DOMAIN, num_heads=heads, scale=width**-0.5
     )
     ways = {
-        "plain": _model([*split, *turn, *attend("q2", "o1"), *join], inputs, shapes | scale),
+        "plain": _model([*begin, *_attend("qs", "k2", "v2", "o1"), *join], inputs, shapes | scale),
         "MultiHeadAttention": _model([fused], inputs, {}),
         "256 queries at a time": _model(
-            [
-                *split,
-                *turn,
-                helper.make_node("Split", ["q2"], parts, axis=2),
-                *(node for part in parts for node in attend(part, f"{part}o")),
-                helper.make_node("Concat", [f"{part}o" for part in parts], ["o1"], axis=2),
-                *join,
-            ],
-            inputs,
-            shapes | scale,
+            [*begin, *_attend_in_parts(max(tokens // 256, 2), 2, "k2", "v2", "o1"), *join], inputs, shapes | scale
         ),
     }
     return Case(what, ways, _feeds(inputs))
@@ -102,19 +84,9 @@ def _cross_attention(what: str, tokens: int, keys: int) -> Case:
         helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
     ]
 
-    def attend(query: str, answer: str) -> list[onnx.NodeProto]:
-        return [
-            helper.make_node("MatMul", [query, "kt"], [f"{answer}s"]),
-            helper.make_node("Add", [f"{answer}s", "b"], [f"{answer}b"]),
-            helper.make_node("Softmax", [f"{answer}b"], [f"{answer}a"], axis=-1),
-            helper.make_node("MatMul", [f"{answer}a", "v"], [answer]),
-        ]
-
     def in_parts(size: int) -> bytes:
-        parts = [f"p{part}" for part in range(tokens // size)]
-        nodes = [*begin, helper.make_node("Split", ["qs"], parts, axis=1)]
-        nodes += [node for part in parts for node in attend(part, f"{part}o")]
-        return _model([*nodes, helper.make_node("Concat", [f"{p}o" for p in parts], ["o"], axis=1)], inputs, scale)
+        nodes = _attend_in_parts(tokens // size, 1, "kt", "v", "o", bias="b")
+        return _model([*begin, *nodes], inputs, scale)
 
     # exp(s + b) = exp(s) exp(b): values times exp(b), exp(b) as one value more, and a division at the end.
     weighted = [
@@ -127,7 +99,7 @@ def _cross_attention(what: str, tokens: int, keys: int) -> Case:
         helper.make_node("Div", ["above", "below"], ["o"]),
     ]
     ways = {
-        "plain": _model([*begin, *attend("qs", "o")], inputs, scale),
+        "plain": _model([*begin, *_attend("qs", "kt", "v", "o", bias="b")], inputs, scale),
         "256 queries at a time": in_parts(256),
         "128 queries at a time": in_parts(128),
         "MultiHeadAttention, slot bias as weights": _model(weighted, inputs, {"sizes": np.array([VALUES, 1])}),
@@ -142,7 +114,6 @@ def _int8_scores(what: str, tokens: int, keys: int) -> Case:
         "s": np.float32(5 / 127),
         "zero": np.int8(0),
         "zero_u": np.uint8(128),
-        "scale": np.float32(1),
     }
 
     def integer(zero: str) -> bytes:
@@ -168,6 +139,27 @@ def _int8_scores(what: str, tokens: int, keys: int) -> Case:
         "int8 by int8, bytes transposed": integer("zero"),
     }
     return Case(what, ways, _feeds(inputs))
+
+
+def _attend(query: str, keys: str, values: str, answer: str, bias: str | None = None) -> list[onnx.NodeProto]:
+    """Scores of scaled queries, their softmax and the values, with a bias on the scores if there is one."""
+    scores = f"{answer}s"
+    nodes = [helper.make_node("MatMul", [query, keys], [scores])]
+    if bias is not None:
+        nodes.append(helper.make_node("Add", [scores, bias], [f"{answer}b"]))
+        scores = f"{answer}b"
+    nodes.append(helper.make_node("Softmax", [scores], [f"{answer}a"], axis=-1))
+    return [*nodes, helper.make_node("MatMul", [f"{answer}a", values], [answer])]
+
+
+def _attend_in_parts(
+    parts: int, axis: int, keys: str, values: str, answer: str, bias: str | None = None
+) -> list[onnx.NodeProto]:
+    """The same for the queries `qs`, split along an axis."""
+    queries = [f"part{part}" for part in range(parts)]
+    nodes = [helper.make_node("Split", ["qs"], queries, axis=axis)]
+    nodes += [node for query in queries for node in _attend(query, keys, values, f"{query}o", bias)]
+    return [*nodes, helper.make_node("Concat", [f"{query}o" for query in queries], [answer], axis=axis)]
 
 
 def _model(

@@ -45,8 +45,8 @@ def run(settings: Settings) -> Part:
                 ]
                 for way, spent in counting.items()
             ]
-            header = [f"{case.what}, n = {settings.frames}", "median, ms", "minimum, ms", "ratio (95 %)", "of minima"]
-            tables.append(table("", header, rows).strip())
+            header = ["", "median, ms", "minimum, ms", "ratio (95 %)", "of minima"]
+            tables.append(table(f"{case.what}, n = {settings.frames}", header, rows))
     return Part("Kernels that were tried", results, tables)
 
 

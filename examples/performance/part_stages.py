@@ -7,11 +7,11 @@ from typing import Any
 
 from etam_edge.benchmark.clip import drawn_clip
 from etam_edge.benchmark.measure import measure_stages
+from etam_edge.benchmark.plots import stage_bars
 from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.recipe import FP32, INT8
 from performance.bundles import PADDED
 from performance.contenders import ATTENTION, FP32_BARE, QUERIES, WORDS, bundle_of
-from performance.plots import stage_plot
 from performance.session_options import load_bundle, load_without
 from performance.settings import Part, Settings, counted
 from performance.tables import table
@@ -57,4 +57,4 @@ def run(settings: Settings) -> Part:
             cells = [f"{medians[stage]:.1f}" for stage in (*STAGES, OTHER)]
             rows.append([WORDS.get(word, word), f"{stages.whole.p50:.1f}", *cells])
         tables.append(table(f"{name}, medians in ms, n = {settings.frames}", ["", "whole frame", *STAGES, OTHER], rows))
-    return Part("Stages of a frame", results, tables, plots={"stages.png": stage_plot(bars)})
+    return Part("Stages of a frame", results, tables, plots={"stages.png": stage_bars(list(bars.items()))})

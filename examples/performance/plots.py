@@ -1,4 +1,4 @@
-"""Plots of ratios and stages, in the look of the project's other figures."""
+"""The plot of ratios, in the look of the project's other figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from etam_edge.benchmark.plots import STAGE_COLOURS
 from etam_edge.figures import make_figure, to_png
 from performance.turns import Entry
 
@@ -40,25 +39,4 @@ def ratio_plot(found: Mapping[str, Sequence[Entry]], words: Mapping[str, str]) -
     axes.set_xticks(range(len(found)), list(found))
     axes.set(ylabel=f"times as fast as {words.get(first, first)}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    return to_png(figure)
-
-
-def stage_plot(bars: Mapping[str, Mapping[str, float]]) -> bytes:
-    """A bar for each name: medians of its stages in milliseconds, laid end to end."""
-    figure, [axes] = make_figure(1.3 + 0.4 * len(bars))
-    places, begin = np.arange(len(bars)), np.zeros(len(bars))
-    for stage, colour in STAGE_COLOURS.items():
-        widths = np.array([medians.get(stage, 0.0) for medians in bars.values()])
-        if not widths.any():
-            continue
-        axes.barh(places, widths, left=begin, height=0.6, color=colour, label=stage)
-        begin += widths
-    for place, total in zip(places, begin, strict=True):
-        axes.text(total, place, f" {total:.1f}", va="center", fontsize=8)
-    axes.set_yticks(places, list(bars))
-    axes.invert_yaxis()
-    axes.set(xlabel="milliseconds (medians of the stages, laid end to end)", xlim=(0, 1.12 * max(begin.max(), 1e-3)))
-    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
-    axes.grid(axis="y", visible=False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=9, fontsize=8, frameon=False)
     return to_png(figure)
