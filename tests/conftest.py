@@ -8,12 +8,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from golden_runs import seeded_model
-from goldens import seeded_state_dict
-from small import PREBUILT, SIZES, export_small
 from typer.testing import CliRunner, Result
 
 from etam_edge.spec import Pooling
+from etam_edge_testing.golden_runs import seeded_model
+from etam_edge_testing.goldens import seeded_state_dict
+from etam_edge_testing.small import PREBUILT, SIZES, export_small
 
 # Before torch is imported: its idle threads sleep. Spinning, they take four times the work's time on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

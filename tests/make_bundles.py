@@ -6,9 +6,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from small import CAMERA, SIZES, export_small
-
 from etam_edge.spec import Pooling
+from etam_edge_testing.small import CAMERA, SIZES, export_small
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

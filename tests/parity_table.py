@@ -7,12 +7,11 @@ import tempfile
 from itertools import groupby
 from pathlib import Path
 
-from golden_runs import Answers, model_answers, seeded_model, session_answers
-from goldens import GOLDENS, Comparison, Golden
-
 from etam_edge import Tracker
 from etam_edge.exporters.export import export_bundle
 from etam_edge.spec import GraphSizes
+from etam_edge_testing.golden_runs import Answers, model_answers, seeded_model, session_answers
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 COLUMNS = ("mask_logits", "obj_ptr", "object_score")
 

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
-from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import SMALL, clip_frame
 
 from etam_edge import Prompt, Tracker
 from etam_edge.benchmark import machine as machine_module
@@ -27,14 +25,16 @@ from etam_edge.benchmark.noise import NoiseWatch, busy_warning, pace_warning, sc
 from etam_edge.benchmark.result import Memory, ObjectsRun, SideRun, Timing, drift, ratio
 from etam_edge.benchmark.stages import OTHER, STAGES, Stopwatch, TimedStream
 from etam_edge.bundle import Bundle
-from etam_edge.clips.sources import ImageFolder
-from etam_edge.cuda.driver import Gpu
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import InputError
+from etam_edge.media.sources import ImageFolder
 from etam_edge.runtimes import session as session_module
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.runtimes.backends.cuda.driver import Gpu
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.spec import OFFICIAL, Pooling
+from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import SMALL, clip_frame
 
 WARM_UP, FRAMES = 17, 30
 
@@ -368,9 +368,8 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
 @pytest.mark.parametrize("objects", [1, 4])
 def test_the_pytorch_model_does_the_same_work(objects: int, tracker: Tracker) -> None:
     pytest.importorskip("torch")
-    from small import small_model
-
     from etam_edge.benchmark.torch_model import torch_contender
+    from etam_edge_testing.small import small_model
 
     sizes = tracker.bundle.manifest.sizes
     contender = torch_contender("torch", small_model(Pooling.SCORE_BIAS), sizes)

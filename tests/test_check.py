@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from davis import DISC, HEIGHT, SQUARE, VOID, WIDTH, labels, write_clip
 
-from etam_edge.calibration.check import NO_CHOICE, Run, check, count_frames, is_judged, run, run_both
-from etam_edge.calibration.metrics import boundary_measure, region_similarity
-from etam_edge.calibration.summary import Comparison, compare
-from etam_edge.calibration.verdict import Thresholds, choose_thresholds, judge
-from etam_edge.clips.clip_set import Clip, find_clips
 from etam_edge.errors import InputError, NotFiniteError
+from etam_edge.evaluation.check import NO_CHOICE, Run, check, count_frames, is_judged, run, run_both
+from etam_edge.evaluation.metrics import boundary_measure, region_similarity
+from etam_edge.evaluation.summary import Comparison, compare
+from etam_edge.evaluation.thresholds import Thresholds, choose_thresholds, judge
+from etam_edge.media.datasets import Clip, find_clips
 from etam_edge.runtimes import FrameResult, Prompt, Tracker
+from etam_edge_testing.davis import DISC, HEIGHT, SQUARE, VOID, WIDTH, labels, write_clip
 
 pytest.importorskip("cv2")
 

@@ -22,7 +22,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from goldens import PARITY, seeded_state_dict
 
 from etam_edge.errors import CheckpointError
 from etam_edge.exporters import checkpoints
@@ -35,6 +34,7 @@ from etam_edge.exporters.checkpoints import (
     sha256_of,
 )
 from etam_edge.spec import NANO, OFFICIAL, ModelSpec, find_spec
+from etam_edge_testing.goldens import PARITY, seeded_state_dict
 
 UNHASHED = "efficienttam_ti_1"
 """A variant whose published hash is not known: any content passes for it."""

@@ -13,18 +13,18 @@ import pytest
 import refusals
 from conftest import SmallBundleMaker
 from PIL import Image
-from simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import clip_frame
 from typer.testing import CliRunner, Result
 
 from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.bundle import Bundle
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
 from etam_edge.errors import RuntimeUnavailableError
-from etam_edge.runtimes import tensorrt_engine
+from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_engine
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.spec import Pooling
+from etam_edge_testing.simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("matplotlib")
@@ -137,7 +137,7 @@ def test_against_itself_on_a_folder_of_images(bundle: Path, tmp_path: Path) -> N
 
 def test_against_torch(bundle: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from small import small_model
+    from etam_edge_testing.small import small_model
 
     refused(run(bundle, "--against", "torch", *SHORT), "--against torch needs the checkpoint that")
     checkpoint = tmp_path / "small.pt"

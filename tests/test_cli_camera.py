@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import CameraBundleMaker, SmallBundleMaker
 from PIL import Image
-from refusals import refused
-from small import CAMERA, clip_frame, small_model
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
 from etam_edge.spec import Pooling
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import CAMERA, clip_frame, small_model
 
 pytest.importorskip("onnxruntime")
 
@@ -192,7 +192,7 @@ def test_the_measurement_of_times(tmp_path: Path) -> None:
 def load_example() -> ModuleType:
     import importlib.util
 
-    path = Path(__file__).parent.parent / "examples" / "camera_to_mask.py"
+    path = Path(__file__).parent.parent / "benchmarks" / "camera_to_mask.py"
     spec = importlib.util.spec_from_file_location("camera_to_mask", path)
     assert spec is not None
     assert spec.loader is not None

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from davis import HEIGHT, WIDTH, frame, labels, write_clip
 from PIL import Image
-from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import HEIGHT, WIDTH, frame, labels, write_clip
+from etam_edge_testing.refusals import refused
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("cv2")
@@ -198,8 +198,8 @@ def test_a_damaged_bundle_fails(kind: str, bundle: Path, damaged: Damager, bare:
 
 def test_a_drop_of_accuracy_fails(bundle: Path, damaged: Damager, tmp_path: Path) -> None:
     """What is true here is what the whole bundle answers: it has J&F 1, and the damaged one less."""
-    from etam_edge.calibration.check import run as follow
-    from etam_edge.clips.clip_set import find_clips
+    from etam_edge.evaluation.check import run as follow
+    from etam_edge.media.datasets import find_clips
     from etam_edge.runtimes import Tracker
 
     write_clip(tmp_path / "prompted", "clip", FRAMES)

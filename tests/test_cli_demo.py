@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
-from etam_edge.clips import CHAIR_VIDEO, chair_masks, chair_outline, crossing
 from etam_edge.errors import EtamError, InputError
+from etam_edge.media import CHAIR_VIDEO, chair_masks, chair_outline, crossing
 
 pytest.importorskip("torch")
 pytest.importorskip("cv2")

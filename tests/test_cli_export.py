@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import COMMAND_EXPORTS
-from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
 from etam_edge.spec import Pooling
+from etam_edge_testing.refusals import refused
 
 torch = pytest.importorskip("torch")
 
@@ -113,7 +113,7 @@ def test_graphs_that_answer_otherwise_are_not_written(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verification can fail: with two time codes swapped in the graphs, nothing is written."""
-    from etam_edge.exporters import static_memory
+    from etam_edge.exporters.graphs import static_memory
 
     table = static_memory.time_code_table
 

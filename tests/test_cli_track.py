@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
-from refusals import refused
-from small import clip_frame
 from typer.testing import CliRunner, Result
 
 from etam_edge import Prompt, Session, Tracker
 from etam_edge.cli.app import app
 from etam_edge.spec import Pooling
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 
@@ -211,7 +211,7 @@ def test_frames_after_the_last_one_wanted_are_not_read(bundle: str, folder: Path
 
 
 def test_names_in_any_script_are_ordered(tmp_path: Path) -> None:
-    from etam_edge.clips.sources import open_source
+    from etam_edge.media.sources import open_source
 
     for name in ("10.png", "9.png", "1²2.png", "b1.JPG", ".hidden.png"):
         Image.fromarray(np.zeros((4, 6, 3), dtype=np.uint8)).save(tmp_path / name)
@@ -360,7 +360,7 @@ def test_masks_with_soft_edges_are_refused(bundle: str, folder: Path, tmp_path: 
 
 
 def test_dark_colours_and_sixteen_bits_mark_and_transparency_does_not(tmp_path: Path) -> None:
-    from etam_edge.clips.prompts import read_masks
+    from etam_edge.media.prompt_files import read_masks
 
     inside = np.zeros((8, 9), dtype=bool)
     inside[2:5, 3:7] = True
@@ -456,7 +456,7 @@ def test_output_that_cannot_be_written_is_refused(bundle: str, folder: Path, tmp
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_full_disk_is_one_sentence(bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from etam_edge.cli import outputs
+    from etam_edge.media import sinks as outputs
 
     class FullDisk(outputs.ScoreLines):
         def __init__(self, path: Path) -> None:
@@ -474,7 +474,7 @@ def test_output_that_fails_takes_no_other_with_it(
     bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cv2")
-    from etam_edge.cli import outputs
+    from etam_edge.media import sinks as outputs
 
     class FullLater:
         def __init__(self, file: Any) -> None:
@@ -555,7 +555,7 @@ def test_interrupt_while_writing_waits_until_the_frame_is_everywhere(
     moment: str, bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cv2")
-    from etam_edge.cli import outputs
+    from etam_edge.media import sinks as outputs
 
     original = getattr(outputs.OverlayVideo, moment)
     calls = []
@@ -617,7 +617,7 @@ def test_frames_without_any_object_in_sight_are_counted(
 
 def test_overlay_colours_the_mask_and_nothing_far_from_it() -> None:
     cv2 = pytest.importorskip("cv2")
-    from etam_edge.clips.overlay import FILL, colour, overlay
+    from etam_edge.media.overlay import FILL, colour, overlay
 
     pixels = np.full((200, 300, 3), 100, dtype=np.uint8)
     masks = np.zeros((3, 200, 300), dtype=bool)
@@ -638,8 +638,8 @@ def test_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_overlap_goes_to_the_higher_score(tmp_path: Path) -> None:
-    from etam_edge.cli.outputs import MaskFolder
-    from etam_edge.clips.sources import NamedFrame
+    from etam_edge.media.sinks import MaskFolder
+    from etam_edge.media.sources import NamedFrame
     from etam_edge.runtimes.types import FrameResult
 
     masks = np.zeros((2, 4, 4), dtype=bool)
@@ -652,7 +652,7 @@ def test_overlap_goes_to_the_higher_score(tmp_path: Path) -> None:
 
 
 def test_palette_is_that_of_davis() -> None:
-    from etam_edge.cli.outputs import PALETTE
+    from etam_edge.media.sinks import PALETTE
 
     known = {
         0: (0, 0, 0),

@@ -11,8 +11,8 @@ from conftest import SmallBundleMaker
 
 from etam_edge.bundle import Bundle
 from etam_edge.errors import BundleError
-from etam_edge.runtimes import cpu_rewrites
-from etam_edge.runtimes.cpu_rewrites import (
+from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
+from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import (
     DOMAIN,
     QUERIES_AT_ONCE,
     fuse_attention,
@@ -20,7 +20,7 @@ from etam_edge.runtimes.cpu_rewrites import (
     rewrite_for_cpu,
     split_queries,
 )
-from etam_edge.runtimes.onnx_file import OnnxFile
+from etam_edge.runtimes.backends.onnxruntime.onnx_file import OnnxFile
 from etam_edge.spec import Pooling
 
 onnx = pytest.importorskip("onnx")
@@ -314,6 +314,6 @@ def test_sessions_run_rewritten_graphs(small_bundle: SmallBundleMaker) -> None:
         return rewrite_for_cpu(data, memory_queries)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("etam_edge.runtimes.onnxruntime_engine.rewrite_for_cpu", counted)
+        patch.setattr("etam_edge.runtimes.backends.onnxruntime.backend.rewrite_for_cpu", counted)
         Tracker.load(small_bundle(Pooling.NONE), "onnxruntime", provider="cpu")
     assert seen == [None, None, None, 64]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +17,37 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BundleMaker, SmallBundleMaker
-from davis import write_clip, write_crossing
-from golden_runs import Answers, session_answers
-from goldens import GOLDENS, Golden
-from simulated import MAGIC, ILogger, SimulatedCuda, SimulatedEngine, simulated_tensorrt
-from small import clip_frame
 from typer.testing import CliRunner
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
-from etam_edge.clips import crossing
-from etam_edge.cuda.open import open_cuda
-from etam_edge.cuda.tensorrt_module import import_tensorrt
-from etam_edge.engines import TENSORRT
 from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.media import crossing
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
+from etam_edge.runtimes.backends.cuda.open import open_cuda
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import write_clip, write_crossing
+from etam_edge_testing.golden_runs import Answers, session_answers
+from etam_edge_testing.goldens import GOLDENS, Golden
+from etam_edge_testing.simulated import MAGIC, ILogger, SimulatedCuda, SimulatedEngine, simulated_tensorrt
+from etam_edge_testing.small import clip_frame
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from gpu_figures import used_memory  # noqa: E402
-
+from benchmarks.gpu_figures import used_memory  # noqa: E402
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
-from etam_edge.clips.clip_set import find_clips  # noqa: E402
+from etam_edge.exporters.passes.fp16_rounding import rounded  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle  # noqa: E402
-from etam_edge.exporters.rounding import rounded  # noqa: E402
-from etam_edge.exporters.tensorrt_builder import BuildOptions, Built  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import BuildOptions, Built  # noqa: E402
+from etam_edge.media.datasets import find_clips  # noqa: E402
 
 MAX_OBJECTS = 3
 CLIP_FRAMES = 22
@@ -115,10 +112,13 @@ def _simulate(cuda: SimulatedCuda, patch: pytest.MonkeyPatch) -> None:
         header = json.dumps({"name": graph.stem, "max_objects": options.max_objects}).encode()
         return Built(MAGIC + header + b"\n" + rounded(onnx.load(graph)).SerializeToString(), b"", ())
 
-    patch.setattr("etam_edge.exporters.engine_set.build_engine", build_engine)
-    for module in ("etam_edge.cuda.tensorrt_module", "etam_edge.runtimes.tensorrt_engine"):
-        patch.setattr(f"{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
-    for module in ("etam_edge.cuda.open", "etam_edge.runtimes.tensorrt_engine"):
+    patch.setattr("etam_edge.exporters.tensorrt.engine_set.build_engine", build_engine)
+    for module in (
+        "etam_edge.runtimes.backends.tensorrt.tensorrt_module",
+        "etam_edge.runtimes.backends.tensorrt.backend",
+    ):
+        patch.setattr(f"etam_edge.runtimes.backends.tensorrt.{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
+    for module in ("etam_edge.runtimes.backends.cuda.open", "etam_edge.runtimes.backends.tensorrt.backend"):
         patch.setattr(f"{module}.open_cuda", lambda: cuda)
 
 

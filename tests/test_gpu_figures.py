@@ -1,9 +1,8 @@
-"""examples/gpu_figures.py as far as it goes without a GPU: what it measures, on a simulated one, and what it prints."""
+"""benchmarks/gpu_figures.py without a GPU: what it measures on a simulated one, and what it prints."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import PREBUILT, clip_frame, small_model
 
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import MANIFEST, Bundle
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import InputError, RuntimeUnavailableError
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.spec import Pooling
+from etam_edge_testing.simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import PREBUILT, clip_frame, small_model
 
 pytest.importorskip("onnxruntime")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-import gpu_figures
-from gpu_figures import STAGES, EngineFollower, TorchFollower
+from benchmarks import gpu_figures
+from benchmarks.gpu_figures import STAGES, EngineFollower, TorchFollower
 
 WIDTH, HEIGHT = 160, 120
 FRAMES = [clip_frame(index, HEIGHT, WIDTH) for index in range(4)]
@@ -155,7 +153,7 @@ def test_everything_but_the_gpu(
     monkeypatch.setattr(gpu_figures, "EARLY", 2)
     monkeypatch.setattr(gpu_figures, "build", build)
     monkeypatch.setattr(gpu_figures, "used_memory", lambda cuda: sum(cuda.allocations.values()))
-    for module in ("gpu_figures", "etam_edge.runtimes.tensorrt_engine"):
+    for module in ("benchmarks.gpu_figures", "etam_edge.runtimes.backends.tensorrt.backend"):
         monkeypatch.setattr(f"{module}.open_cuda", lambda: cuda)
         monkeypatch.setattr(f"{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
     given = [part for path in paths for part in ("--bundle", str(path))]

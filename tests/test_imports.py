@@ -17,12 +17,13 @@ ALLOWED = {
     "model": {"model"},
     "exporters": {"exporters", "model"},
     "runtimes": {"runtimes"},
-    "clips": {"clips", "runtimes"},
-    "calibration": {"calibration", "clips", "runtimes"},
-    "benchmark": {"benchmark", "clips", "model", "runtimes"},
+    "media": {"media", "runtimes"},
+    "calibration": {"calibration", "media", "runtimes"},
+    "evaluation": {"evaluation", "calibration", "media", "runtimes"},
+    "benchmark": {"benchmark", "media", "model", "runtimes"},
 }
 """Rooms that the files of a room may import, besides the files that stand outside all rooms."""
-SHARED = {"bundle", "cuda", "engines", "figures", "folders", "recipe", "spec", "errors", "targets"}
+SHARED = {"atomic", "bundle", "errors", "plotting", "recipe", "spec"}
 
 
 def python(code: str) -> str:

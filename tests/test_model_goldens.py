@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from golden_runs import model_answers, seeded_model
-from goldens import GOLDENS, Comparison, Golden
+
+from etam_edge_testing.golden_runs import model_answers, seeded_model
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 pytest.importorskip("torch")
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from etam_edge import Prompt, Tracker
-from etam_edge.calibration.metrics import region_similarity
-from etam_edge.clips import chair_masks, crossing
+from etam_edge.evaluation.metrics import region_similarity
+from etam_edge.media import chair_masks, crossing
 from etam_edge.runtimes.workspace import Workspace
 
 pytest.importorskip("torch")

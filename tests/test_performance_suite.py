@@ -1,4 +1,4 @@
-"""examples/performance on a small model: what it computes and says, not how long anything takes."""
+"""benchmarks on a small model: what it computes and says, not how long anything takes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
-from small import PREBUILT, small_model, small_spec
 
 from etam_edge.benchmark.result import ratio
 from etam_edge.errors import EtamError, InputError
-from etam_edge.runtimes import cpu_rewrites
+from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
 from etam_edge.spec import MODELS, Pooling
+from etam_edge_testing.small import PREBUILT, small_model, small_spec
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -28,10 +28,7 @@ onnx = pytest.importorskip("onnx")
 if PREBUILT:
     pytest.skip("the bundles' model is not of this run", allow_module_level=True)
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-from performance import (  # noqa: E402
+from benchmarks import (  # noqa: E402
     bundles,
     contenders,
     part_arithmetic,
@@ -43,16 +40,16 @@ from performance import (  # noqa: E402
     part_tricks,
     turns,
 )
-from performance.command import main  # noqa: E402
-from performance.followers import ModelFollower  # noqa: E402
-from performance.plain_follower import PlainFollower, fill_memory  # noqa: E402
-from performance.plain_graphs import export_plain  # noqa: E402
-from performance.scene import Scene, make_scene  # noqa: E402
-from performance.session_options import load_without  # noqa: E402
-from performance.turns import Follower, order, take_turns  # noqa: E402
-
+from benchmarks.command import main  # noqa: E402
+from benchmarks.followers import ModelFollower  # noqa: E402
+from benchmarks.plain_follower import PlainFollower, fill_memory  # noqa: E402
+from benchmarks.plain_graphs import export_plain  # noqa: E402
+from benchmarks.scene import Scene, make_scene  # noqa: E402
+from benchmarks.session_options import load_without  # noqa: E402
+from benchmarks.turns import Follower, order, take_turns  # noqa: E402
 from etam_edge.model import EfficientTAM, ReferenceTracker  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 NAME = "small-score_bias"
 WARM_UP, FRAMES = 17, 3
 FILES = ["performance.json", "performance.md"]
@@ -378,9 +375,9 @@ def test_a_ready_bundle_of_another_model_is_refused(ready: Path, tmp_path: Path)
         bundles.Bundles(tmp_path / "made", ready).get("small-none")
 
 
-def test_the_command_finds_its_modules(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "performance" / "run.py"), "--only", "reference"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_the_command_finds_its_modules() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--only", "reference"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: the reference is not part of this project")
 

@@ -7,28 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from davis import write_clip
-from small import clip_frame
 
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, PRODUCTS, REGIONS, Recipe, parse_regions
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import write_clip
+from etam_edge_testing.small import clip_frame
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
-from etam_edge.calibration.audit import audit, check_overflow  # noqa: E402
+from etam_edge.calibration.fp16_range import audit, check_overflow  # noqa: E402
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import Ranges, measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
 from etam_edge.calibration.trial import try_graphs  # noqa: E402
-from etam_edge.clips.clip_set import find_clips  # noqa: E402
-from etam_edge.exporters.half import FLOAT32_OPERATORS, typed  # noqa: E402
+from etam_edge.exporters.passes.float16 import FLOAT32_OPERATORS, typed  # noqa: E402
+from etam_edge.exporters.passes.fp16_rounding import rounded, rounded_bundle  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes, typed_graph  # noqa: E402
 from etam_edge.exporters.regions import node_regions, tensor_regions  # noqa: E402
-from etam_edge.exporters.rounding import rounded, rounded_bundle  # noqa: E402
+from etam_edge.media.datasets import find_clips  # noqa: E402
 
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from davis import write_clip
-from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge import Tracker
@@ -18,9 +16,11 @@ from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.calibration.recorder import frames_to_fill, record
 from etam_edge.calibration.recording import MANIFEST, Recording
 from etam_edge.cli.app import app
-from etam_edge.clips.clip_set import find_clips
 from etam_edge.errors import InputError
+from etam_edge.media.datasets import find_clips
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import write_clip
+from etam_edge_testing.refusals import refused
 
 pytest.importorskip("torch")
 

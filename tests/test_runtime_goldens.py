@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from conftest import BundleMaker
-from golden_runs import session_answers
-from goldens import GOLDENS, Comparison, Golden
 
 from etam_edge import Tracker
+from etam_edge_testing.golden_runs import session_answers
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 pytest.importorskip("onnxruntime")
 

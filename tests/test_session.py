@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from small import SIZES, clip_frame
 
 from etam_edge import EtamError, FrameResult, Prompt, Session, Tracker
 from etam_edge.errors import InputError, RuntimeUnavailableError
-from etam_edge.runtimes import onnxruntime_engine
+from etam_edge.runtimes.backends.onnxruntime import backend as onnxruntime_engine
 from etam_edge.spec import Pooling
+from etam_edge_testing.small import SIZES, clip_frame
 
 pytest.importorskip("onnxruntime")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from small import SIZES, small_model, small_spec
+
+from etam_edge_testing.small import SIZES, small_model, small_spec
 
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from etam_edge.exporters import static_memory as static  # noqa: E402
+from etam_edge.exporters.graphs import static_memory as static  # noqa: E402
 from etam_edge.model import EfficientTAM  # noqa: E402
 from etam_edge.model.layers import attend, to_tokens  # noqa: E402
 from etam_edge.model.memory_attention import LOG_4, MemoryCrossAttention, pool_tokens  # noqa: E402

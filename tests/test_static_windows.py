@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 from conftest import SmallBundleMaker
-from small import SIZES, clip_frame, export_small
 
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import Bundle
 from etam_edge.spec import Pooling
+from etam_edge_testing.small import SIZES, clip_frame, export_small
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from etam_edge.exporters.static_windows import Span, StaticBlock, spans  # noqa: E402
+from etam_edge.exporters.graphs.static_windows import Span, StaticBlock, spans  # noqa: E402
 from etam_edge.model.image_encoder import Block  # noqa: E402
 
 

@@ -12,28 +12,28 @@ from typing import Any
 
 import pytest
 from conftest import BundleMaker, CameraBundleMaker, SmallBundleMaker
-from made_up_ranges import made_up_ranges
-from refusals import refused
-from small import CAMERA
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
+from etam_edge.bundle.engines import FOLDER, TENSORRT_RTX, Builder, Sidecar, built_for, check_engines, engine_path
 from etam_edge.cli.app import app
-from etam_edge.engines import FOLDER, TENSORRT_RTX, Builder, Sidecar, built_for, check_engines, engine_path
 from etam_edge.errors import BundleError, ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import Pooling
+from etam_edge_testing.made_up_ranges import made_up_ranges
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import CAMERA
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
-from etam_edge.exporters import tensorrt_builder  # noqa: E402
-from etam_edge.exporters.layer_types import Layer, layers, multiplies  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
 from etam_edge.exporters.regions import RESIZE, node_regions  # noqa: E402
-from etam_edge.exporters.tensorrt_builder import BuildOptions, build_engine, split_objects  # noqa: E402
+from etam_edge.exporters.tensorrt import builder as tensorrt_builder  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import BuildOptions, build_engine, split_objects  # noqa: E402
+from etam_edge.exporters.tensorrt.layer_types import Layer, layers, multiplies  # noqa: E402
 
 A100, SM86 = (8, 0), (8, 6)
 
@@ -216,7 +216,7 @@ def test_a_build_that_fails_or_is_interrupted_leaves_nothing(bundle: Bundle, mon
             raise KeyboardInterrupt
         return real(module, graph, *rest, **named)
 
-    monkeypatch.setattr("etam_edge.exporters.engine_set.build_engine", breaks)
+    monkeypatch.setattr("etam_edge.exporters.tensorrt.engine_set.build_engine", breaks)
     result = run("build", bundle.path, *RTX)
     assert result.exit_code != 0
     assert calls == ["encode", "prompt", "remember"]

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from tensorrt_bindings import RELEASES, NotHereError, Offer, offer_of
 
 import etam_edge
 from etam_edge.bundle import GraphSignature, TensorSpec
 from etam_edge.errors import ExportError, RuntimeUnavailableError
-from etam_edge.exporters.tensorrt_builder import RTX_CAPABILITIES, BuildOptions, build_engine, entropy_calibrator
+from etam_edge.exporters.tensorrt.builder import RTX_CAPABILITIES, BuildOptions, build_engine, entropy_calibrator
+from etam_edge_testing.tensorrt_bindings import RELEASES, NotHereError, Offer, offer_of
 
 PACKAGE = Path(etam_edge.__file__).parent
 
@@ -301,7 +301,7 @@ def _declared(name: str, annotation: ast.expr | None) -> str:
 def files() -> list[Path]:
     """Files of the package that have a `trt`."""
     found = [path for path in sorted(PACKAGE.rglob("*.py")) if Names(path.read_text(encoding="utf-8")).touched]
-    assert PACKAGE / "exporters/tensorrt_builder.py" in found
+    assert PACKAGE / "exporters/tensorrt/builder.py" in found
     return found
 
 

@@ -17,24 +17,26 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BundleMaker, SmallBundleMaker
-from fake_cuda_packages import fake_bindings, fake_pycuda
-from golden_runs import session_answers
-from goldens import GOLDENS, Comparison, Golden
-from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import clip_frame
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
-from etam_edge.cuda import bindings_driver, pycuda_driver
-from etam_edge.cuda import open as opening
-from etam_edge.cuda.driver import Gpu
-from etam_edge.cuda.tensorrt_module import builder_here, import_tensorrt
-from etam_edge.engines import FOLDER, TENSORRT, TENSORRT_RTX, Builder, engine_path
+from etam_edge.bundle.engines import FOLDER, TENSORRT, TENSORRT_RTX, Builder, engine_path
 from etam_edge.errors import BundleError, CudaError, EtamError, InputError, RuntimeUnavailableError
-from etam_edge.runtimes import cuda_device, cuda_graphs, tensorrt_engine
-from etam_edge.runtimes.cuda_device import CudaDevice
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.runtimes.backends.cuda import bindings_driver, pycuda_driver
+from etam_edge.runtimes.backends.cuda import device as cuda_device
+from etam_edge.runtimes.backends.cuda import open as opening
+from etam_edge.runtimes.backends.cuda.device import CudaDevice
+from etam_edge.runtimes.backends.cuda.driver import Gpu
+from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_engine
+from etam_edge.runtimes.backends.tensorrt import cuda_graphs
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here, import_tensorrt
 from etam_edge.spec import Pooling
+from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
+from etam_edge_testing.golden_runs import session_answers
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
+from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 
@@ -502,14 +504,14 @@ def test_engine_of_other_tensors_is_refused(make_machine: MachineMaker) -> None:
 
 def test_engine_that_tensorrt_does_not_load(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine()
-    monkeypatch.setattr("simulated.MAGIC", b"another version")
+    monkeypatch.setattr("etam_edge_testing.simulated.MAGIC", b"another version")
     refuses(machine, r"cannot load .*encode.engine: .*magic tag does not match\); .*etam-edge build", CudaError)
     assert not machine.cuda.allocations
 
 
 def test_without_room_for_a_context(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine()
-    monkeypatch.setattr("simulated.SimulatedEngine.create_execution_context", lambda self: None)
+    monkeypatch.setattr("etam_edge_testing.simulated.SimulatedEngine.create_execution_context", lambda self: None)
     refuses(machine, "no room on the GPU for the working memory of 'encode'", CudaError)
 
 

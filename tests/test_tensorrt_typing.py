@@ -13,19 +13,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from made_up_ranges import made_up_ranges
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import Pooling
+from etam_edge_testing.made_up_ranges import made_up_ranges
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
-from etam_edge.exporters.tensorrt_builder import entropy_calibrator, obey_types  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import entropy_calibrator, obey_types  # noqa: E402
 
 
 class Kind(Enum):

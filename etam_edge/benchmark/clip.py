@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from etam_edge.clips import crossing
-from etam_edge.clips.sources import FrameSource, VideoFile
 from etam_edge.errors import InputError
+from etam_edge.media import crossing
+from etam_edge.media.sources import FrameSource, VideoFile
 from etam_edge.runtimes.types import Prompt
 from etam_edge.spec import check_frame_size
 

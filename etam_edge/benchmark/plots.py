@@ -8,7 +8,7 @@ import numpy as np
 
 from etam_edge.benchmark.result import Benchmark
 from etam_edge.benchmark.stages import OTHER, STAGES
-from etam_edge.figures import add_legend, make_figure, to_png
+from etam_edge.plotting import add_legend, make_figure, to_png
 
 MOST_MILLISECONDS = 99.5
 """Percentile at which the axis of times ends: one slow frame would flatten all others."""

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from etam_edge.runtimes.buffers import Buffer, Device
-from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.buffers import Buffer, Device
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import Session
 from etam_edge.runtimes.tracker import Tracker

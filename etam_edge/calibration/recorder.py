@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from etam_edge.atomic import writing
 from etam_edge.bundle import GRAPH_NAMES
 from etam_edge.calibration.recording import MANIFEST, Recording, Sample
-from etam_edge.clips.clip_set import Clip
 from etam_edge.errors import InputError
-from etam_edge.folders import writing
+from etam_edge.media.datasets import Clip
 from etam_edge.recipe import FP32
-from etam_edge.runtimes.buffers import Buffer, Device
-from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.buffers import Buffer, Device
 from etam_edge.runtimes.tracker import Tracker
 from etam_edge.spec import EMPTY_BIAS, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, ModelSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 from etam_edge.bundle import Bundle
 from etam_edge.calibration.recording import Recording
 from etam_edge.errors import ExportError
-from etam_edge.runtimes.onnxruntime_engine import import_onnxruntime
+from etam_edge.runtimes.backends.onnxruntime.backend import import_onnxruntime
 
 
 def try_graphs(bundle: Bundle, recording: Recording) -> None:

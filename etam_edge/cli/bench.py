@@ -62,6 +62,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure whole frames, their stages and memory, alone or in turn with another bundle or PyTorch."""
+    from etam_edge.atomic import check_target
     from etam_edge.benchmark.clip import drawn_clip
     from etam_edge.benchmark.machine import governor, look_at_machine, power_mode
     from etam_edge.benchmark.measure import check_length, measure, stage_frames
@@ -70,8 +71,7 @@ def bench(
     from etam_edge.cli.bench_tables import show
     from etam_edge.cli.console import frame_progress, out
     from etam_edge.cli.doctor import ROOT
-    from etam_edge.figures import need_matplotlib
-    from etam_edge.folders import check_target
+    from etam_edge.plotting import need_matplotlib
 
     # All that can be refused is refused before the first frame is tracked.
     need_matplotlib()
@@ -199,7 +199,7 @@ def _clip(source: str | None, frame_size: str | None) -> BenchClip:
     """
     from etam_edge.benchmark.clip import clip_of_source, drawn_clip
     from etam_edge.cli.frame_size import parse_frame_size
-    from etam_edge.clips.sources import open_source
+    from etam_edge.media.sources import open_source
 
     if source is not None:
         if frame_size is not None:
@@ -348,8 +348,8 @@ def _write(target: Path, result: Benchmark) -> None:
     Raises:
         InputError: it cannot be written.
     """
+    from etam_edge.atomic import writing
     from etam_edge.benchmark.plots import latency_plot, stage_plot
-    from etam_edge.folders import writing
 
     latency, stages, text = latency_plot(result), stage_plot(result), result.to_json()
     with writing(target, True, FIGURES, "benchmark") as draft:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etam_edge.engines import TENSORRT, TENSORRT_RTX, Builder
+from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, Builder
+from etam_edge.bundle.targets import MEBIBYTE, TARGETS, THIS_MACHINE, Target, find_target, version_numbers
 from etam_edge.errors import CudaError, InputError, RuntimeUnavailableError
-from etam_edge.targets import MEBIBYTE, TARGETS, THIS_MACHINE, Target, find_target, version_numbers
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
-    from etam_edge.cuda.driver import Cuda
-    from etam_edge.exporters.engine_set import Inspect
-    from etam_edge.exporters.tensorrt_builder import Built
+    from etam_edge.exporters.tensorrt.builder import Built
+    from etam_edge.exporters.tensorrt.engine_set import Inspect
+    from etam_edge.runtimes.backends.cuda.driver import Cuda
 
 
 class BuildRuntime(str, Enum):
@@ -62,9 +62,9 @@ def build(
     """Build TensorRT engines of a bundle, on the machine that will run them."""
     from etam_edge.bundle import Bundle
     from etam_edge.cli.console import megabytes, next_command, out
-    from etam_edge.cuda.tensorrt_module import import_tensorrt
-    from etam_edge.exporters.engine_set import build_engines
-    from etam_edge.exporters.tensorrt_builder import BuildOptions, check_capabilities
+    from etam_edge.exporters.tensorrt.builder import BuildOptions, check_capabilities
+    from etam_edge.exporters.tensorrt.engine_set import build_engines
+    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
 
     machine = find_target(target)
     loaded = Bundle.load(bundle)
@@ -118,7 +118,7 @@ def _show_layers(built: dict[str, Built]) -> None:
     from rich.table import Table
 
     from etam_edge.cli.console import out
-    from etam_edge.exporters.layer_types import count, layers
+    from etam_edge.exporters.tensorrt.layer_types import count, layers
 
     table = Table(
         "graph", "layers", "int8", "fp16", "fp32", "other", caption="by the narrowest type that a layer reads"
@@ -139,7 +139,7 @@ def _open_gpu(bundle: Bundle, target: Target) -> Cuda:
         RuntimeUnavailableError: there is none; what to copy where is said.
         InputError: it is not the target's.
     """
-    from etam_edge.cuda.open import open_cuda
+    from etam_edge.runtimes.backends.cuda.open import open_cuda
 
     where = f"copy {bundle.path} there whole and run: etam-edge build {bundle.path.name} --target {target.name}"
     try:
@@ -158,7 +158,7 @@ def _open_gpu(bundle: Bundle, target: Target) -> Cuda:
 
 
 def _builder(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> Builder:
-    from etam_edge.cuda.tensorrt_module import builder_here
+    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 
     if cuda is not None:
         return builder_here(flavour, trt, cuda.gpu)
@@ -189,9 +189,9 @@ def _calibrators(trt: Any, bundle: Bundle, builder: Builder, recording: Path, cu
         InputError: the bundle is not fp32, or the recording is not of it.
     """
     from etam_edge.bundle import GRAPH_NAMES
+    from etam_edge.bundle.engines import FOLDER
     from etam_edge.calibration.recording import Recording
-    from etam_edge.engines import FOLDER
-    from etam_edge.exporters.tensorrt_builder import entropy_calibrator
+    from etam_edge.exporters.tensorrt.builder import entropy_calibrator
     from etam_edge.recipe import FP32
 
     if bundle.manifest.recipe.precision != FP32:

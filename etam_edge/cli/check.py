@@ -19,10 +19,10 @@ from etam_edge.recipe import FP16
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from etam_edge.calibration.check import Check
-    from etam_edge.calibration.summary import Comparison
-    from etam_edge.calibration.verdict import Outcome
-    from etam_edge.clips.clip_set import Clip
+    from etam_edge.evaluation.check import Check
+    from etam_edge.evaluation.summary import Comparison
+    from etam_edge.evaluation.thresholds import Outcome
+    from etam_edge.media.datasets import Clip
     from etam_edge.runtimes import Tracker
 
 REPORT, FIGURES = "report.html", "check.json"
@@ -58,12 +58,12 @@ def check(
     ] = True,
 ) -> None:
     """Compare a bundle with a reference over clips; exit code 1 when it lost more than it may."""
-    from etam_edge.calibration.check import check as compare_trackers
-    from etam_edge.calibration.check import count_frames, is_judged, need_opencv
-    from etam_edge.calibration.verdict import Outcome, Side, choose_thresholds, judge
     from etam_edge.cli.console import err, frame_progress, next_command, out
-    from etam_edge.clips.clip_set import find_clips
-    from etam_edge.figures import need_matplotlib
+    from etam_edge.evaluation.check import check as compare_trackers
+    from etam_edge.evaluation.check import count_frames, is_judged, need_opencv
+    from etam_edge.evaluation.thresholds import Outcome, Side, choose_thresholds, judge
+    from etam_edge.media.datasets import find_clips
+    from etam_edge.plotting import need_matplotlib
 
     # All that can be refused is refused before the first frame is tracked.
     need_opencv()
@@ -149,7 +149,7 @@ def _rounded(tracker: Tracker, threads: int | None, folder: ExitStack) -> Tracke
     from etam_edge.runtimes import Tracker
 
     with export_packages("rounding fp16 as a GPU does (--no-round-fp16 leaves it out)"):
-        from etam_edge.exporters.rounding import rounded_bundle
+        from etam_edge.exporters.passes.fp16_rounding import rounded_bundle
     place = Path(folder.enter_context(tempfile.TemporaryDirectory(prefix="etam-edge-"))) / tracker.bundle.path.name
     return Tracker.load(rounded_bundle(tracker.bundle, place).path, provider="cpu", threads=threads)
 
@@ -170,8 +170,8 @@ def _print_comparison(comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from etam_edge.calibration.findings import caption, clip_rows, findings
     from etam_edge.cli.console import out
+    from etam_edge.evaluation.findings import caption, clip_rows, findings
 
     header, rows, overall = clip_rows(comparison)
     table = Table(caption=caption(comparison), caption_justify="left", box=SIMPLE_HEAD, padding=0)
@@ -208,8 +208,8 @@ def _write_report(folder: Path, outcome: Outcome, result: Check, clips: Sequence
     Raises:
         InputError: it cannot be written, or a clip cannot be read any more.
     """
-    from etam_edge.calibration.report import to_html
-    from etam_edge.calibration.worst_frames import worst_frames
+    from etam_edge.evaluation.report import to_html
+    from etam_edge.evaluation.worst_frames import worst_frames
 
     # Not a number is no JSON, and none of the figures is one.
     texts = {

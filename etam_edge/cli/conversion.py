@@ -15,10 +15,10 @@ from etam_edge.recipe import FP16, FP32, LARGEST_HALF, Recipe
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.audit import Reach
+    from etam_edge.calibration.fp16_range import Reach
     from etam_edge.calibration.ranges import Ranges
     from etam_edge.calibration.recording import Recording
-    from etam_edge.clips.clip_set import Clip
+    from etam_edge.media.datasets import Clip
     from etam_edge.runtimes import Tracker
 
 
@@ -56,7 +56,7 @@ class Conversion:
         """
         from etam_edge.calibration.recording import MANIFEST, Recording
         from etam_edge.cli.console import export_packages, progress_bar
-        from etam_edge.clips.clip_set import find_clips
+        from etam_edge.media.datasets import find_clips
 
         with export_packages("another precision"):
             import onnx
@@ -88,7 +88,7 @@ class Conversion:
 
     def audit(self, recipe: Recipe) -> list[Reach]:
         """The largest activation of every region, and whether the recipe can hold it."""
-        from etam_edge.calibration.audit import audit
+        from etam_edge.calibration.fp16_range import audit
 
         return audit(self.ranges, self.regions, recipe)
 
@@ -99,7 +99,7 @@ class Conversion:
             InputError: an fp16 region would overflow, or the output cannot be written.
             ExportError: a graph cannot be written so, or answers NaN.
         """
-        from etam_edge.calibration.audit import check_overflow
+        from etam_edge.calibration.fp16_range import check_overflow
         from etam_edge.calibration.qdq import QdqQuantizer
         from etam_edge.calibration.trial import try_graphs
         from etam_edge.exporters.precision import derive_bundle
@@ -121,7 +121,7 @@ class Conversion:
 
     def tracker(self, recipe: Recipe, folder: Path, threads: int | None = None) -> Tracker:
         """A tracker of a recipe, for accuracy: its fp16 regions round after every operation, as a GPU's do."""
-        from etam_edge.exporters.rounding import rounded_bundle
+        from etam_edge.exporters.passes.fp16_rounding import rounded_bundle
         from etam_edge.runtimes import Tracker
 
         made = self.write(Path(tempfile.mkdtemp(dir=folder)) / "bundle", recipe, recipe.precision)
@@ -136,9 +136,9 @@ class Conversion:
 
 def packaged_clips(folder: Path, frame_size: tuple[int, int] | None = None) -> list[Clip]:
     """The clips of this package, written to a folder; with a frame size, (H, W), scaled, and without true masks."""
-    from etam_edge.clips import write_clips
-    from etam_edge.clips.clip_set import find_clips
-    from etam_edge.clips.scaled import scaled_clip
+    from etam_edge.media import write_clips
+    from etam_edge.media.datasets import find_clips
+    from etam_edge.media.scaled import scaled_clip
 
     write_clips(folder)
     clips = find_clips(folder)
@@ -168,7 +168,7 @@ def check_recipe(recipe: Recipe, has_calibration: bool) -> None:
         InputError: there are int8 regions and nothing to calibrate them on.
     """
     if recipe.int8_regions and not has_calibration:
-        from etam_edge.clips.clip_set import LAYOUTS
+        from etam_edge.media.datasets import LAYOUTS
 
         raise InputError(
             f"int8 needs calibration on clips like those it will see; add --calibration CLIPS: {LAYOUTS}, "

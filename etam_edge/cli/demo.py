@@ -32,11 +32,11 @@ def demo(
 ) -> None:
     """Export a model in fp32, fp16 and int8, track two clips with each, and check what it cost. Needs no network."""
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.check import need_opencv
     from etam_edge.cli.console import next_command, out
     from etam_edge.cli.track import track
-    from etam_edge.clips import write_clips
-    from etam_edge.figures import need_matplotlib
+    from etam_edge.evaluation.check import need_opencv
+    from etam_edge.media import write_clips
+    from etam_edge.plotting import need_matplotlib
 
     # What is missing is said before the model is exported.
     need_opencv()

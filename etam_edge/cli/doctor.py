@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etam_edge.benchmark.machine import Machine, look_at_machine
-from etam_edge.targets import TARGETS, THIS_MACHINE
+from etam_edge.bundle.targets import TARGETS, THIS_MACHINE
 
 if TYPE_CHECKING:
     from rich.table import Table

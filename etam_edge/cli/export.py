@@ -17,7 +17,7 @@ from etam_edge.recipe import FP32, Recipe
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
     from etam_edge.cli.conversion import Conversion
-    from etam_edge.clips.clip_set import Clip
+    from etam_edge.media.datasets import Clip
     from etam_edge.spec import GraphSizes, ModelSpec
 
 
@@ -172,7 +172,7 @@ class _Wish:
         """
         from etam_edge.calibration.recorder import check_clips
         from etam_edge.calibration.recording import MANIFEST, Recording
-        from etam_edge.clips.clip_set import find_clips
+        from etam_edge.media.datasets import find_clips
 
         judged = None if self.clips is None else find_clips(self.clips)
         if self.calibration is not None and (self.calibration / MANIFEST).is_file():
@@ -212,7 +212,7 @@ class _Wish:
 
     def _mixed(self, conversion: Conversion, max_drop: float) -> tuple[Recipe, dict[str, Any]]:
         from etam_edge.cli.sensitivity import choose_regions
-        from etam_edge.clips.clip_set import find_clips
+        from etam_edge.media.datasets import find_clips
 
         clips = find_clips(self.clips) if self.clips is not None else conversion.clips
         assert clips is not None, "check_clips saw to it"

@@ -23,8 +23,8 @@ def inspect(
     from rich.table import Table
 
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.verdict import describe
     from etam_edge.cli.console import megabytes, next_command, out
+    from etam_edge.evaluation.thresholds import describe
 
     loaded = Bundle.load(bundle)
     manifest = loaded.manifest
@@ -91,7 +91,7 @@ def frames_line(sizes: GraphSizes) -> str:
 
 def engines_line(bundle: Bundle) -> str:
     """What the bundle has engines for, and whether they are of its graphs."""
-    from etam_edge.engines import built_for, stale
+    from etam_edge.bundle.engines import built_for, stale
 
     found = []
     for builder in built_for(bundle):

@@ -23,14 +23,14 @@ def record(
     """Track clips and keep samples of what every graph is given, spread over the states of the memory."""
     from rich.table import Table
 
-    from etam_edge import folders
+    from etam_edge import atomic
     from etam_edge.bundle import Bundle
     from etam_edge.calibration.recording import MANIFEST
     from etam_edge.cli.console import next_command, out
     from etam_edge.cli.conversion import record_clips
-    from etam_edge.clips.clip_set import find_clips
+    from etam_edge.media.datasets import find_clips
 
-    folders.check_target(output, overwrite, MANIFEST, "recording")
+    atomic.check_target(output, overwrite, MANIFEST, "recording")
     source = Bundle.load(bundle)
     recording = record_clips(
         source,

@@ -16,9 +16,9 @@ from etam_edge.recipe import FP16, FP32, INT8, REGIONS, Recipe
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from etam_edge.calibration.sensitivity import RegionCost
     from etam_edge.cli.conversion import Conversion
-    from etam_edge.clips.clip_set import Clip
+    from etam_edge.evaluation.sensitivity import RegionCost
+    from etam_edge.media.datasets import Clip
 
 TABLE, PLOT = "sensitivity.json", "sensitivity.png"
 
@@ -44,11 +44,11 @@ def sensitivity(
 ) -> None:
     """Rank the regions of a model by the accuracy that they lose and the time that they gain, one at a time."""
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.sensitivity import costs_to_json, plot_costs
     from etam_edge.cli.console import next_command, out
     from etam_edge.cli.conversion import Conversion
-    from etam_edge.clips.clip_set import find_clips
-    from etam_edge.figures import need_matplotlib
+    from etam_edge.evaluation.sensitivity import costs_to_json, plot_costs
+    from etam_edge.media.datasets import find_clips
+    from etam_edge.plotting import need_matplotlib
 
     regions = _regions(region)
     need_matplotlib()
@@ -82,8 +82,8 @@ def measure_costs(
     threads: int | None = None,
 ) -> list[RegionCost]:
     """The cost of each region, with a progress bar."""
-    from etam_edge.calibration.check import count_frames
-    from etam_edge.calibration.sensitivity import region_costs
+    from etam_edge.evaluation.check import count_frames
+    from etam_edge.evaluation.sensitivity import region_costs
     from etam_edge.runtimes import Tracker
 
     reference = Tracker.load(conversion.source.path, threads=threads)
@@ -112,8 +112,8 @@ def choose_regions(
     """
     from dataclasses import asdict
 
-    from etam_edge.calibration.sensitivity import fastest_within
     from etam_edge.cli.console import out
+    from etam_edge.evaluation.sensitivity import fastest_within
     from etam_edge.runtimes import Tracker
 
     costs = measure_costs(conversion, clips, recipe.int8_regions, INT8)

@@ -20,9 +20,9 @@ from etam_edge.errors import EtamError, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from etam_edge.cli.outputs import Output
-    from etam_edge.clips.prompts import PromptPlan
-    from etam_edge.clips.sources import FrameSource
+    from etam_edge.media.prompt_files import PromptPlan
+    from etam_edge.media.sinks import Output
+    from etam_edge.media.sources import FrameSource
     from etam_edge.runtimes import Session
 
 
@@ -55,8 +55,8 @@ def track(
 ) -> None:
     """Track prompted objects through a video, a folder of images or a camera."""
     from etam_edge.cli.console import err, next_command
-    from etam_edge.clips.prompts import plan_prompts
-    from etam_edge.clips.sources import open_source
+    from etam_edge.media.prompt_files import plan_prompts
+    from etam_edge.media.sources import open_source
     from etam_edge.runtimes import Tracker
 
     # All that can be refused is refused before the first frame is tracked.
@@ -125,7 +125,7 @@ def _check_overwriting(
     Raises:
         InputError: what is written would take the place of what is read, or of something else that is written.
     """
-    from etam_edge.clips.sources import IMAGE_SUFFIXES
+    from etam_edge.media.sources import IMAGE_SUFFIXES
 
     source = frames.path.resolve() if frames.path else None
     read = [source, *(path.resolve() for path in plan.files)]
@@ -150,7 +150,7 @@ def _open_outputs(
     Raises:
         EtamError: one of them cannot be written.
     """
-    from etam_edge.cli.outputs import MaskFolder, OverlayVideo, ScoreLines
+    from etam_edge.media.sinks import MaskFolder, OverlayVideo, ScoreLines
 
     if masks is not None:
         yield MaskFolder(masks, plan.object_ids)

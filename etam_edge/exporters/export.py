@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, Manifest, check_target, sha256_of, writing
-from etam_edge.exporters.graphs import graph_modules, signatures
-from etam_edge.exporters.onnx_graphs import OPSET, export_graph
+from etam_edge.exporters.graphs.modules import graph_modules, signatures
+from etam_edge.exporters.graphs.tracing import OPSET, export_graph
 from etam_edge.exporters.verify import verify_graphs
 from etam_edge.model.efficienttam import EfficientTAM
 from etam_edge.recipe import FP32, Recipe

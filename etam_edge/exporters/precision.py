@@ -12,8 +12,8 @@ import onnx
 
 from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, GraphSignature, TensorSpec, sha256_of, writing
 from etam_edge.errors import ExportError, InputError
-from etam_edge.exporters.half import typed
-from etam_edge.exporters.onnx_graphs import static_problems
+from etam_edge.exporters.graphs.tracing import static_problems
+from etam_edge.exporters.passes.float16 import typed
 from etam_edge.exporters.regions import RESIZE, node_regions
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, Recipe
 from etam_edge.spec import ModelSpec

@@ -15,7 +15,7 @@ import numpy as np
 
 from etam_edge.bundle import Bundle
 from etam_edge.errors import InputError
-from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.backends.base import Engine
 from etam_edge.runtimes.holes import fill_holes
 from etam_edge.runtimes.memory import ObjectMemory, Placement
 from etam_edge.runtimes.prompts import PreparedPrompt, check_object_id, prepare

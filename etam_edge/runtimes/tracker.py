@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from etam_edge.bundle import Bundle
-from etam_edge.engines import FLAVOURS
+from etam_edge.bundle.engines import FLAVOURS
 from etam_edge.errors import InputError
-from etam_edge.runtimes.engine import Engine
-from etam_edge.runtimes.onnxruntime_engine import OnnxRuntimeEngine
+from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeEngine
+from etam_edge.runtimes.backends.tensorrt.backend import best_tensorrt, load_tensorrt
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
-from etam_edge.runtimes.tensorrt_engine import best_tensorrt, load_tensorrt
 from etam_edge.spec import ModelSpec
 
 RUNTIMES = ("auto", "onnxruntime", *FLAVOURS)

@@ -13,8 +13,8 @@ import numpy as np
 
 from etam_edge.bundle import Bundle, TensorSpec
 from etam_edge.errors import NotFiniteError
-from etam_edge.runtimes.buffers import Buffer
-from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.buffers import Buffer
 from etam_edge.runtimes.memory import Placement, SlotPlan
 from etam_edge.runtimes.prompts import PreparedPrompt
 from etam_edge.spec import MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_NONE

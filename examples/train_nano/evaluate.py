@@ -22,8 +22,8 @@ from rich.progress import track as progress
 from sources import Sources
 
 from etam_edge import Prompt, Tracker
-from etam_edge.calibration.metrics import boundary_measure, evaluated_mean, region_similarity
-from etam_edge.clips import crossing
+from etam_edge.evaluation.metrics import boundary_measure, evaluated_mean, region_similarity
+from etam_edge.media import crossing
 
 CLIPS, LENGTH, PACE = 50, 16, 0.8
 FIRST_SEED = 10_000_000_000

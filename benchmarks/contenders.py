@@ -1,0 +1,176 @@
+"""Who is measured: the list of variants, and what they are made of. A new variant is a line in `VARIANTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.bundles import PADDED, make_model
+from benchmarks.followers import ModelFollower, SessionFollower
+from benchmarks.plain_follower import FullMemory, PlainFollower, fill_memory
+from benchmarks.plain_graphs import export_plain
+from benchmarks.reference import ReferenceFollower, build_predictor, find_reference
+from benchmarks.scene import Scene, make_scene
+from benchmarks.session_options import load_bundle, load_spinning, load_without
+from benchmarks.settings import Settings
+from benchmarks.turns import Follower
+from etam_edge import Tracker
+from etam_edge.errors import InputError
+from etam_edge.recipe import FP32, INT8
+from etam_edge.spec import find_spec
+
+Make = Callable[[], Follower]
+"""Makes a contender, its model loaded. Raises EtamError where that cannot be done."""
+Load = Callable[[Path, "int | None"], Tracker]
+"""Loads a bundle with so many threads."""
+
+
+class Parts:
+    """What the contenders of one model are made of. All see the same frames; what several need is made once.
+
+    Args:
+        name: of the model.
+        settings: of the run.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self._folder = settings.output / "made" / name
+
+    @cached_property
+    def scene(self) -> Scene:
+        """What all of them see."""
+        return make_scene(find_spec(self.name).image_size, self._folder / "frames")
+
+    def reference(self) -> Make:
+        """
+        Raises:
+            InputError: the reference is not there.
+            RuntimeUnavailableError: a package that it needs is missing.
+        """
+        builder = find_reference(self.settings.reference)
+        frames = self.settings.warm_up + self.settings.frames
+
+        def make() -> Follower:
+            weights = make_model(self.name).state_dict()
+            return ReferenceFollower(build_predictor(builder, self.name, weights), self.scene, frames)
+
+        return make
+
+    def model(self) -> Make:
+        return lambda: ModelFollower(make_model(self.name), self.scene)
+
+    def plain(self, spinning: bool) -> Make:
+        def make() -> Follower:
+            paths, start = self._plain
+            return PlainFollower(paths, start, self.scene, self.settings.threads, spinning)
+
+        return make
+
+    def session(self, kind: str, load: Load = load_bundle) -> Make:
+        """A bundle of a kind of `bundles.KINDS`, which is made now where it is missing: that draws bars of its own.
+
+        Raises:
+            EtamError: the bundle cannot be made.
+        """
+        return self.session_of(self.settings.bundles.get(self.name, kind), load)
+
+    def session_of(self, path: Path, load: Load = load_bundle) -> Make:
+        return lambda: SessionFollower(load(path, self.settings.threads), self.scene)
+
+    @cached_property
+    def _plain(self) -> tuple[dict[str, Path], FullMemory]:
+        model = make_model(self.name)
+        return export_plain(model, self._folder / "plain"), fill_memory(model, self.scene)
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A contender by name.
+
+    Attributes:
+        name: for `--contenders` and the JSON file.
+        words: in tables.
+        prepare: looks for what it needs and says how it is made.
+    """
+
+    name: str
+    words: str
+    prepare: Callable[[Parts], Make]
+
+
+REFERENCE, MODEL = "reference", "pytorch"
+PLAIN_SPINNING, PLAIN, FP32_SPINNING = "plain-spinning", "plain", "fp32-spinning"
+FP32_BARE, FP32_UNFUSED, FP32_UNSPLIT, INT8_UNFUSED = "fp32-bare", "fp32-unfused", "fp32-unsplit", "int8-unfused"
+ATTENTION, PRODUCTS, QUERIES = "fuse_attention", "fuse_int8_products", "split_queries"
+"""What `etam_edge.runtimes.backends.onnxruntime.cpu_rewrites` does."""
+VARIANTS = (
+    Variant(REFERENCE, "reference, PyTorch eager", lambda parts: parts.reference()),
+    Variant(MODEL, "this project's PyTorch model, eager", lambda parts: parts.model()),
+    Variant(PLAIN_SPINNING, "peer-style export, ONNX Runtime's defaults", lambda parts: parts.plain(spinning=True)),
+    Variant(PLAIN, "peer-style export, idle workers stopped", lambda parts: parts.plain(spinning=False)),
+    Variant(FP32_SPINNING, "fp32 bundle, ONNX Runtime's defaults", lambda parts: parts.session(FP32, load_spinning)),
+    Variant(
+        FP32_BARE,
+        "fp32 bundle, windows padded, graphs loaded as they are",
+        lambda parts: parts.session(PADDED, load_without(ATTENTION, QUERIES)),
+    ),
+    Variant(PADDED, "fp32 bundle, windows padded", lambda parts: parts.session(PADDED)),
+    Variant(
+        FP32_UNFUSED,
+        "fp32 bundle, attention not fused",
+        lambda parts: parts.session(FP32, load_without(ATTENTION)),
+    ),
+    Variant(
+        FP32_UNSPLIT,
+        "fp32 bundle, all queries of memory attention at once",
+        lambda parts: parts.session(FP32, load_without(QUERIES)),
+    ),
+    Variant(FP32, "fp32 bundle", lambda parts: parts.session(FP32)),
+    Variant(
+        INT8_UNFUSED,
+        "int8 bundle, products not fused",
+        lambda parts: parts.session(INT8, load_without(PRODUCTS)),
+    ),
+    Variant(INT8, "int8 bundle, the rest fp32", lambda parts: parts.session(INT8)),
+)
+WORDS = {variant.name: variant.words for variant in VARIANTS}
+"""What each name stands for."""
+
+
+def contenders(name: str, settings: Settings, wanted: Sequence[str]) -> dict[str, Make]:
+    """Those that take part, by name: of `wanted`, in this order, the ones that the settings name; then `--also`.
+
+    Args:
+        name: of the model.
+        settings: of the run.
+        wanted: names of variants; the first one is the base of all ratios.
+
+    Raises:
+        EtamError: a bundle cannot be made, the reference cannot be used, or nobody takes part.
+    """
+    parts, named = Parts(name, settings), settings.contenders
+    unknown = [word for word in named if word not in WORDS]
+    if unknown:
+        raise InputError(f"no contender is named '{unknown[0]}'; use {', '.join(WORDS)}")
+    known = {variant.name: variant for variant in VARIANTS}
+    found = {word: known[word].prepare(parts) for word in wanted if not named or word in named}
+    found |= {word: parts.session_of(bundle_of(folder, name)) for word, folder in settings.also.items()}
+    if not found:
+        raise InputError(f"none of {', '.join(named)} takes part here; name some of {', '.join(wanted)}")
+    return found
+
+
+def bundle_of(folder: Path, name: str) -> Path:
+    """A further bundle of a model, of a folder that `--also` names.
+
+    Raises:
+        InputError: it has none.
+    """
+    for path in (folder / name, folder / f"{name}-{FP32}"):
+        if path.is_dir():
+            return path
+    raise InputError(f"{folder} has no bundle of {name}; export one there, or leave --also out")

@@ -1,0 +1,184 @@
+"""Engines of a bundle: files that one TensorRT made of its graphs for one GPU, each with a sidecar that says so.
+
+`engines/<fingerprint>/<graph>.engine` with `<graph>.json` beside it. Exporters write them, runtimes read them; what
+does not fit the machine, the TensorRT or the graph is refused by name, with the command that mends it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from etam_edge import atomic
+from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
+from etam_edge.errors import BundleError, InputError
+
+FOLDER = "engines"
+SIDECAR_SCHEMA = 1
+TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
+FLAVOURS = (TENSORRT, TENSORRT_RTX)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What an engine belongs to.
+
+    Attributes:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        tensorrt: its version, for example "10.3.0".
+        gpu: name of the GPU; "any" for TensorRT for RTX, whose engines fit every GPU of their compute capability.
+        compute_capability: (major, minor).
+    """
+
+    flavour: str
+    tensorrt: str
+    gpu: str
+    compute_capability: tuple[int, int]
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the folder of its engines."""
+        major, minor = self.compute_capability
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
+        return f"{self.flavour}-{self.tensorrt}-sm{major}{minor}-{gpu}"
+
+    def __str__(self) -> str:
+        major, minor = self.compute_capability
+        return f"{self.flavour} {self.tensorrt} on {self.gpu} (compute capability {major}.{minor})"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What `<graph>.json` says of an engine.
+
+    Attributes:
+        builder: what it belongs to.
+        graph_sha256: of the graph that it was made from.
+        sha256: of the engine file.
+        size: of the engine file in bytes.
+        max_objects: most objects that one call takes.
+        precision: of the bundle.
+        device_memory: bytes that an execution context needs beside weights and tensors, 0 where it is not known.
+        etam_edge: version that built it.
+        created: ISO 8601 in UTC.
+    """
+
+    builder: Builder
+    graph_sha256: str
+    sha256: str
+    size: int
+    max_objects: int
+    precision: str
+    device_memory: int
+    etam_edge: str
+    created: str
+
+    def to_json(self) -> str:
+        return json.dumps({"schema": SIDECAR_SCHEMA, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Sidecar:
+        """
+        Raises:
+            BundleError: it is missing, damaged or of another schema.
+        """
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            schema = fields.pop("schema")
+            if schema != SIDECAR_SCHEMA:
+                raise BundleError(
+                    f"{path} has schema version {schema}, and this etam-edge reads {SIDECAR_SCHEMA}; {HOW}"
+                )
+            builder = fields.pop("builder")
+            capability = tuple(int(part) for part in builder.pop("compute_capability"))
+            return cls(builder=Builder(**builder, compute_capability=capability), **fields)  # type: ignore[arg-type]
+        except BundleError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path} is missing or damaged ({error}); {HOW}") from error
+
+
+HOW = "build the engines again with: etam-edge build BUNDLE"
+
+
+def engine_path(bundle: Bundle, builder: Builder, graph: str) -> Path:
+    return bundle.path / FOLDER / builder.fingerprint / f"{graph}.engine"
+
+
+def timing_cache_path(bundle: Bundle, builder: Builder) -> Path:
+    """Where timings of this builder are kept between builds."""
+    return bundle.path / FOLDER / f"{builder.fingerprint}.timing"
+
+
+@contextmanager
+def writing_engines(bundle: Bundle, builder: Builder, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill with engines and sidecars; it takes its place when the block ends without an error.
+
+    Raises:
+        InputError: engines are there already, or the bundle cannot be written.
+    """
+    target = bundle.path / FOLDER / builder.fingerprint
+    if target.is_dir() and not overwrite and not stale(bundle, builder):
+        raise InputError(f"{target} holds engines of these graphs already; add --overwrite to build them again")
+    with atomic.writing(target, True, f"{GRAPH_NAMES[0]}.json", "set of engines") as draft:
+        yield draft
+
+
+def stale(bundle: Bundle, builder: Builder) -> str | None:
+    """Why the engines of this builder do not serve this bundle, or None where they do.
+
+    Looks at sidecars only; `check_engines` holds the files to their hashes.
+    """
+    for name in GRAPH_NAMES:
+        path = engine_path(bundle, builder, name)
+        if not path.is_file():
+            return f"there is no {path}"
+        try:
+            sidecar = Sidecar.load(path.with_suffix(".json"))
+        except BundleError as error:
+            return str(error)
+        if sidecar.builder != builder:
+            return f"{path} was built by {sidecar.builder}, and here is {builder}"
+        if sidecar.graph_sha256 != bundle.manifest.graphs[name].sha256:
+            return f"{path} was built from another {name} graph than the bundle holds now"
+    return None
+
+
+def check_engines(bundle: Bundle, builder: Builder) -> dict[str, Sidecar]:
+    """Sidecars of engines that are whole and fit this bundle, this TensorRT and this GPU, by graph.
+
+    Raises:
+        BundleError: there are none, or they are of another GPU, TensorRT or graph, or damaged.
+    """
+    command = f"build them with: etam-edge build {bundle.path}" + (
+        f" --runtime {TENSORRT_RTX}" if builder.flavour == TENSORRT_RTX else ""
+    )
+    if not (bundle.path / FOLDER / builder.fingerprint).is_dir():
+        others = built_for(bundle)
+        text = f"; it has engines for {'; '.join(map(str, others))}" if others else ""
+        raise BundleError(f"{bundle.path} has no engines for {builder}{text}; {command}")
+    reason = stale(bundle, builder)
+    if reason:
+        raise BundleError(f"{reason}; {command} --overwrite")
+    found = {}
+    for name in GRAPH_NAMES:
+        path = engine_path(bundle, builder, name)
+        found[name] = Sidecar.load(path.with_suffix(".json"))
+        if sha256_of(path) != found[name].sha256:
+            raise BundleError(f"{path} is damaged: it does not match its hash; {command} --overwrite")
+    return found
+
+
+def built_for(bundle: Bundle) -> list[Builder]:
+    """What the bundle has engines for, whole or not, by their sidecars."""
+    found = []
+    for path in sorted((bundle.path / FOLDER).glob(f"*/{GRAPH_NAMES[0]}.json")):
+        try:
+            found.append(Sidecar.load(path).builder)
+        except BundleError:
+            continue
+    return found

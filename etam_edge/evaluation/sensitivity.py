@@ -1,0 +1,208 @@
+"""Sensitivity: what each region costs in accuracy and gains in time when it alone changes its precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from etam_edge.errors import InputError
+from etam_edge.evaluation.check import Check, check
+from etam_edge.media.datasets import Clip
+from etam_edge.plotting import need_matplotlib
+from etam_edge.recipe import FP16, FP32, Recipe
+from etam_edge.runtimes.tracker import Tracker
+
+MIN_GAIN = 0.01
+"""Share of a frame's time that a region has to gain to be worth quantizing; less is noise."""
+Build = Callable[[Recipe], Tracker]
+"""Makes a bundle of a recipe and loads it."""
+Step = Callable[[str], None]
+"""Told what is being tried, at every frame."""
+
+
+@dataclass(frozen=True)
+class RegionCost:
+    """One region in another precision, all others in fp32, against fp32.
+
+    Attributes:
+        region: its name.
+        precision: that it alone had.
+        drop: of J&F in points, or None where the clips have no true masks.
+        mean_iou, smallest_iou: with the masks of fp32.
+        score_flips, choice_flips: object frames on which the sight or the mask candidate changed.
+        not_finite: frames of NaN.
+        milliseconds, reference_milliseconds: medians of a frame, taken in turn.
+    """
+
+    region: str
+    precision: str
+    drop: float | None
+    mean_iou: float
+    smallest_iou: float
+    score_flips: int
+    choice_flips: int
+    not_finite: int
+    milliseconds: float
+    reference_milliseconds: float
+
+    @property
+    def lost(self) -> float:
+        """What regions are ranked by: the share of the mask that changed, which has less noise than J&F."""
+        return 1.0 - self.mean_iou
+
+    @property
+    def gain(self) -> float:
+        """Milliseconds saved a frame; negative where it is slower."""
+        return self.reference_milliseconds - self.milliseconds
+
+
+def region_costs(
+    build: Build,
+    reference: Tracker,
+    clips: Sequence[Clip],
+    regions: Sequence[str],
+    precision: str,
+    max_frames: int | None = None,
+    step: Step | None = None,
+) -> list[RegionCost]:
+    """The cost of each region, least first.
+
+    Args:
+        build: makes a tracker of a recipe.
+        reference: in fp32.
+        precision: that each region gets in its turn.
+        max_frames: of each clip, or all.
+
+    Raises:
+        InputError: there is nothing to compare on.
+    """
+    costs = []
+    for region in regions:
+        recipe = Recipe({region: precision}, rest=FP32)
+        result = _checked(build, recipe, reference, clips, region, max_frames, step)
+        costs.append(_cost(region, precision, result))
+    return sorted(costs, key=lambda cost: (cost.not_finite > 0, cost.lost))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A set of regions that was tried together.
+
+    Attributes:
+        regions: in int8.
+        drop: of J&F in points.
+        mean_iou: with the masks of fp32.
+    """
+
+    regions: tuple[str, ...]
+    drop: float
+    mean_iou: float
+
+
+def fastest_within(
+    build: Build,
+    reference: Tracker,
+    clips: Sequence[Clip],
+    costs: Sequence[RegionCost],
+    base: Recipe,
+    max_drop: float,
+    max_frames: int | None = None,
+    step: Step | None = None,
+) -> tuple[Recipe, list[Trial]]:
+    """The fastest set of int8 regions whose drop stays within a budget.
+
+    All regions that gain time are taken; while the measured drop is above the budget, the one that loses the most for
+    the time it gains goes.
+
+    Args:
+        costs: of int8, region by region.
+        base: what regions that are not int8 have.
+        max_drop: points of J&F.
+
+    Returns:
+        the recipe, and all that was tried, the last one kept.
+
+    Raises:
+        InputError: the clips have no true masks, or the base alone drops more than the budget.
+    """
+    chosen = [cost for cost in costs if cost.gain > MIN_GAIN * cost.reference_milliseconds and not cost.not_finite]
+    trials: list[Trial] = []
+    while True:
+        names = tuple(cost.region for cost in chosen)
+        recipe = base.with_regions(dict.fromkeys(names, "int8"))
+        result = _checked(build, recipe, reference, clips, "mixed", max_frames, step).comparison
+        if result.overall.drop is None:
+            raise InputError("--max-drop needs true masks, and the clips have none; give clips with annotations")
+        trials.append(Trial(names, result.overall.drop.j_and_f, result.overall.mean_iou))
+        if result.overall.drop.j_and_f <= max_drop and not result.candidate_not_finite:
+            return recipe, trials
+        if not chosen:
+            raise InputError(
+                f"even without int8 the drop is {trials[-1].drop:.2f} points, and --max-drop is {max_drop:g}; "
+                "allow more, or keep what is not quantized in fp32 with --rest fp32"
+            )
+        chosen.remove(max(chosen, key=lambda cost: cost.lost / cost.gain))
+
+
+def _checked(
+    build: Build,
+    recipe: Recipe,
+    reference: Tracker,
+    clips: Sequence[Clip],
+    what: str,
+    max_frames: int | None,
+    step: Step | None,
+) -> Check:
+    return check(build(recipe), reference, clips, max_frames, None if step is None else lambda _: step(what))
+
+
+def _cost(region: str, precision: str, result: Check) -> RegionCost:
+    comparison = result.comparison
+    figures = comparison.overall
+    ours, theirs = comparison.candidate_latency, comparison.reference_latency
+    if ours is None or theirs is None:
+        raise InputError("no frame of the clips can be timed; give clips with frames after the prompt")
+    return RegionCost(
+        region=region,
+        precision=precision,
+        drop=None if figures.drop is None else figures.drop.j_and_f,
+        mean_iou=figures.mean_iou,
+        smallest_iou=figures.worst.iou,
+        score_flips=figures.score_flips.count,
+        choice_flips=figures.choice_flips.count,
+        not_finite=comparison.candidate_not_finite,
+        milliseconds=ours.median,
+        reference_milliseconds=theirs.median,
+    )
+
+
+def costs_to_json(costs: Sequence[RegionCost]) -> str:
+    rows: list[dict[str, Any]] = [{**asdict(cost), "gain": cost.gain} for cost in costs]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
+    """Accuracy lost against time gained, one bar each a region, as a PNG.
+
+    Raises:
+        RuntimeUnavailableError: matplotlib is not installed.
+    """
+    figure_class = need_matplotlib()
+    timed = costs[0].precision != FP16
+    figure = figure_class(figsize=(11 if timed else 7, 0.4 * len(costs) + 1.6), layout="constrained")
+    axes = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)
+    names = [cost.region for cost in costs]
+    lost, *others = axes[0]
+    lost.barh(names, [100 * cost.lost for cost in costs], color="#c44e52")
+    lost.set_xlabel(f"mask lost with {costs[0].precision} there alone: 100 (1 - mean IoU to fp32)")
+    lost.invert_yaxis()
+    lost.grid(axis="x", alpha=0.3)
+    for axis in others:
+        axis.barh(names, [cost.gain for cost in costs], color="#4c72b0")
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_xlabel("milliseconds gained a frame, on this machine")
+        axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,234 @@
+"""Passed or failed: thresholds, what they say of a comparison, and what of it goes into a bundle's manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from etam_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from etam_edge.evaluation.summary import Comparison
+    from etam_edge.runtimes import Tracker
+
+DEFAULT_MAX_DROP = 1.0
+ROUNDED = ", fp16 rounded after every operation"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a candidate is held to; at least one of both.
+
+    Attributes:
+        max_drop: most that J&F may drop, in points, or None.
+        min_iou: least that the smallest IoU with the reference's masks may be, or None.
+
+    Raises:
+        InputError: there is none, or one is out of range.
+    """
+
+    max_drop: float | None = DEFAULT_MAX_DROP
+    min_iou: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is None and self.min_iou is None:
+            raise InputError("nothing was asked of the candidate; give a largest drop or a smallest IoU")
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise InputError(f"--max-drop {self.max_drop:g} is no number of points; give 0 or more, for example 1.0")
+        if self.min_iou is not None and not 0 <= self.min_iou <= 1:
+            raise InputError(f"--min-iou {self.min_iou:g} is no IoU; give a number from 0 to 1, for example 0.9")
+
+
+def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clips: int, clips: int) -> Thresholds:
+    """What can be asked over these clips. Without `max_drop` it is DEFAULT_MAX_DROP where there are true masks.
+
+    Args:
+        max_drop, min_iou: what the user asked for, None where nothing.
+        judged_clips: how many clips have true masks on frames that count.
+        clips: how many there are.
+
+    Raises:
+        InputError: what was asked cannot be told without true masks, or a threshold is out of range.
+    """
+    if judged_clips:
+        return Thresholds(DEFAULT_MAX_DROP if max_drop is None else max_drop, min_iou)
+    wanting = (
+        f"{'the clip has no' if clips == 1 else f'none of the {clips} clips has'} true masks of an object between its "
+        "prompt and the clip's last frame"
+    )
+    if max_drop is not None:
+        raise InputError(
+            f"--max-drop cannot be judged: {wanting}; add annotations, or leave it out and hold the masks to the "
+            "reference's with --min-iou"
+        )
+    if min_iou is None:
+        raise InputError(
+            f"a drop of J&F cannot be judged: {wanting}; add annotations, or hold the masks to the reference's with "
+            "--min-iou, for example --min-iou 0.9"
+        )
+    return Thresholds(None, min_iou)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate keeps its thresholds.
+
+    Attributes:
+        passed: whether it keeps all of them.
+        reasons: those it does not keep, or all where it keeps them.
+    """
+
+    passed: bool
+    reasons: list[str]
+
+    @property
+    def sentence(self) -> str:
+        return f"{'passed' if self.passed else 'failed'}: {'; '.join(self.reasons)}"
+
+
+def judge(comparison: Comparison, thresholds: Thresholds) -> Verdict:
+    """Hold a comparison to thresholds. A model that answered NaN fails whatever they are.
+
+    Raises:
+        InputError: a drop was asked for and there are no true masks.
+    """
+    rules: list[tuple[bool, str]] = []
+    if thresholds.max_drop is not None:
+        if comparison.overall.drop is None:
+            raise InputError("a drop of J&F cannot be judged without true masks; give a smallest IoU instead")
+        drop = comparison.overall.drop.j_and_f
+        change = f"drops by {drop:.3f}" if not drop < 0 else f"rises by {-drop:.3f}"
+        rules.append(
+            (drop <= thresholds.max_drop, f"J&F {change} points (at most {thresholds.max_drop:g} may be lost)")
+        )
+    if thresholds.min_iou is not None:
+        smallest = comparison.overall.worst.iou
+        rules.append(
+            (
+                smallest >= thresholds.min_iou,
+                f"the smallest IoU with the reference is {smallest:.3f} (at least {thresholds.min_iou:g})",
+            )
+        )
+    for who, count in (
+        ("candidate", comparison.candidate_not_finite),
+        ("reference", comparison.reference_not_finite),
+    ):
+        if count:
+            frames = "1 frame" if count == 1 else f"{count} frames"
+            rules.append((False, f"the {who} answered NaN or infinity on {frames}"))
+    # NaN keeps no threshold: its comparisons are false.
+    failures = [text for kept, text in rules if not kept]
+    return Verdict(not failures, failures or [text for _, text in rules])
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that were compared.
+
+    Attributes:
+        name: of its bundle's folder.
+        identity: hash over its graphs.
+        model, precision: of its bundle.
+        checkpoint: sha256 of the weights, or "".
+        runtime: what ran it, and where, and whether fp16 was rounded as a GPU rounds it.
+    """
+
+    name: str
+    identity: str
+    model: str
+    precision: str
+    checkpoint: str
+    runtime: str
+
+    @classmethod
+    def of(cls, tracker: Tracker, rounded: bool = False) -> Side:
+        """
+        Args:
+            tracker: of the bundle itself.
+            rounded: whether another one stood in for it, whose fp16 regions round after every operation.
+        """
+        bundle = tracker.bundle
+        return cls(
+            name=bundle.path.resolve().name,
+            identity=bundle.identity,
+            model=bundle.manifest.model.name,
+            precision=bundle.manifest.precision,
+            checkpoint=bundle.manifest.checkpoint.get("sha256") or "",
+            runtime=tracker.runtime + (ROUNDED if rounded else ""),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A check that was done, with all that is kept of it.
+
+    Attributes:
+        candidate, reference: who was compared.
+        comparison: what was found.
+        thresholds: what was asked.
+        verdict: whether it was kept.
+        version: of etam-edge.
+        created: when, ISO 8601 in UTC.
+    """
+
+    candidate: Side
+    reference: Side
+    comparison: Comparison
+    thresholds: Thresholds
+    verdict: Verdict
+    version: str
+    created: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {"etam-edge": self.version, **{k: v for k, v in asdict(self).items() if k != "version"}}
+
+    def to_manifest(self) -> dict[str, Any]:
+        """What the candidate's manifest keeps."""
+        overall = self.comparison.overall
+        drop, reference, candidate = (
+            None if accuracy is None else accuracy.j_and_f
+            for accuracy in (overall.drop, overall.reference, overall.candidate)
+        )
+        return {
+            "passed": self.verdict.passed,
+            "reasons": self.verdict.reasons,
+            "thresholds": asdict(self.thresholds),
+            "drop": drop,
+            "reference_j_and_f": reference,
+            "candidate_j_and_f": candidate,
+            "mean_iou": overall.mean_iou,
+            "smallest_iou": overall.worst.iou,
+            "reference": {
+                "name": self.reference.name,
+                "identity": self.reference.identity,
+                "runtime": self.reference.runtime,
+            },
+            "runtime": self.candidate.runtime,
+            "clips": [{"name": clip.name, "frames": clip.frames} for clip in self.comparison.clips],
+            "judged_clips": self.comparison.judged_clips,
+            "candidate_not_finite": self.comparison.candidate_not_finite,
+            "reference_not_finite": self.comparison.reference_not_finite,
+            "score_flips": asdict(overall.score_flips),
+            "choice_flips": asdict(overall.choice_flips),
+            "etam-edge": self.version,
+            "created": self.created,
+        }
+
+
+def describe(accuracy: Mapping[str, Any]) -> str:
+    """A manifest's verdict in one line."""
+    clips: Sequence[Any] = accuracy.get("clips") or []
+    reference = accuracy.get("reference") or {}
+    drop, smallest = accuracy.get("drop"), accuracy.get("smallest_iou")
+    figures = [
+        f"J&F drop {drop:.2f} points" if drop is not None else "",
+        f"smallest IoU {smallest:.3f}" if smallest is not None else "",
+    ]
+    where = f"against {reference.get('name', 'another bundle')} over {len(clips)} clip{'' if len(clips) == 1 else 's'}"
+    return (
+        f"{'passed' if accuracy.get('passed') else 'failed'}: {', '.join(filter(None, figures))}, {where} "
+        f"({accuracy.get('runtime', 'runtime not known')}, {accuracy.get('created', 'time not known')})"
+    )

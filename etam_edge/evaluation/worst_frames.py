@@ -1,0 +1,89 @@
+"""Pictures of the frames on which a candidate is furthest from its reference."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from etam_edge.errors import InputError
+from etam_edge.evaluation.check import Check, Run, need_opencv
+from etam_edge.evaluation.summary import WorstFrame
+from etam_edge.media.datasets import Clip
+from etam_edge.media.overlay import overlay
+
+MOST_CLIPS = 4
+PANEL_WIDTH = 480
+"""Pixels."""
+QUALITY = 85
+ONLY_REFERENCE, ONLY_CANDIDATE, BOTH = (74, 144, 217), (240, 140, 40), (235, 235, 235)
+"""Colours of the difference picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panels:
+    """One frame, seen several times.
+
+    Attributes:
+        worst: which frame, and how far apart the masks are.
+        pictures: JPEG files by what they show: "reference", "candidate", "difference", and "true masks" where known.
+    """
+
+    worst: WorstFrame
+    pictures: dict[str, bytes]
+
+
+def worst_frames(check: Check, clips: Sequence[Clip]) -> list[Panels]:
+    """Each clip's worst frame, the worst first, of MOST_CLIPS clips at most.
+
+    Raises:
+        InputError: a frame that was there when the clip was tracked cannot be read any more.
+        RuntimeUnavailableError: OpenCV is not installed.
+    """
+    cv2 = need_opencv()
+    rows = zip(check.comparison.clips, clips, check.candidate, check.reference, strict=True)
+    ranked = sorted(rows, key=lambda row: row[0].figures.worst.iou)[:MOST_CLIPS]
+    return [
+        Panels(summary.figures.worst, dict(_pictures(cv2, clip, ours, theirs, summary.figures.worst)))
+        for summary, clip, ours, theirs in ranked
+    ]
+
+
+def _pictures(cv2: Any, clip: Clip, ours: Run, theirs: Run, worst: WorstFrame) -> Iterator[tuple[str, bytes]]:
+    frame = next(islice(clip.frames, worst.frame, None), None)
+    if frame is None:
+        raise InputError(f"clip {clip.name} has no frame {worst.frame} any more; run the check again")
+    pixels = frame.pixels
+    yield "reference", _jpeg(overlay(cv2, pixels, theirs.object_ids, theirs.masks(worst.frame)))
+    yield "candidate", _jpeg(overlay(cv2, pixels, ours.object_ids, ours.masks(worst.frame)))
+    column = ours.object_ids.index(worst.object_id)
+    mine, other = ours.masks(worst.frame)[column], theirs.masks(worst.frame)[column]
+    yield f"difference, object {worst.object_id}", _jpeg(_difference(pixels, mine, other))
+    truth = clip.truth.at(worst.frame, ours.frame_shape) if clip.truth is not None else None
+    if truth is not None:
+        yield "true masks", _jpeg(overlay(cv2, pixels, list(truth.objects), list(truth.objects.values())))
+
+
+def _difference(pixels: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3): where only one mask is, and where both are, over the frame in dark grey."""
+    grey = (pixels.mean(axis=2, keepdims=True) * 0.4).astype(np.uint8)
+    drawn = np.repeat(grey, 3, axis=2)
+    drawn[mine & other] = (drawn[mine & other] // 2) + np.array(BOTH, dtype=np.uint8) // 2
+    drawn[other & ~mine] = ONLY_REFERENCE
+    drawn[mine & ~other] = ONLY_CANDIDATE
+    return drawn
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    image = Image.fromarray(pixels)
+    # Small frames are shown larger by whole pixels, large ones smaller.
+    if image.width > PANEL_WIDTH:
+        image = image.resize((PANEL_WIDTH, max(1, round(image.height * PANEL_WIDTH / image.width))))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

@@ -1,0 +1,184 @@
+"""The ONNX Runtime engine: CPU, or CUDA where its provider is installed.
+
+Inputs and outputs are bound by address, so that graphs read the memory bank where it lies and nothing is copied on the
+way; on CUDA everything but frames, masks, scores and pointers stays on the device.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etam_edge.bundle import GRAPH_NAMES, Bundle
+from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
+from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice
+from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import rewrite_for_cpu
+
+INSTALL = 'install it with: pip install "etam-edge[onnxruntime]"'
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ONE_BY_ONE_TOKENS = 1024
+"""Tokens of a frame from which on a CPU takes objects one after the other. Large products fill all cores by themselves;
+a batch of them is dealt out object by object, and three objects keep one of two cores waiting (docs/performance.md)."""
+_COPY_GRAPH = (
+    "CAgSCWV0YW0tZWRnZTo8ChAKAXgSAXkiCElkZW50aXR5EgRjb3B5WhAKAXgSCwoJCAISBQoDEgFuYhAKAXkSCwoJCAISBQoDEgFuQgQKABAR"
+)
+"""An ONNX model of one Identity node over uint8 (n,): a copy within a device, for which ONNX Runtime has no call."""
+
+
+class OnnxRuntimeEngine:
+    """The four graphs of a bundle in ONNX Runtime.
+
+    Args:
+        bundle: checked on load.
+        provider: "cpu", "cuda", or "auto" for CUDA where its provider is installed and starts, else the CPU.
+        threads: for one graph; None lets ONNX Runtime choose (the physical cores).
+
+    Raises:
+        RuntimeUnavailableError: ONNX Runtime or the provider asked for is not installed or cannot start.
+        BundleError: a graph cannot be loaded or is not what the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle, provider: str = "auto", threads: int | None = None) -> None:
+        ort = import_onnxruntime()
+        candidates = _candidates(ort, provider)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Sessions run one after the other: the idle one's workers would spin on the cores the next one needs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"threads must be at least 1, not {threads}")
+            options.intra_op_num_threads = threads
+        for self.provider in candidates:
+            try:
+                self._sessions = {name: _load(ort, bundle, name, options, self.provider) for name in GRAPH_NAMES}
+                break
+            except RuntimeUnavailableError:
+                if self.provider == candidates[-1]:
+                    raise
+        self.name = f"onnxruntime ({self.provider})"
+        self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
+        self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider)
+
+    def check_objects(self, count: int) -> None:
+        """ONNX Runtime takes any number."""
+
+    def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        # Whatever a graph writes, it writes for every object; what all of them read has one row.
+        count = next(iter(outputs.values())).shape[0]
+        if not self._one_by_one or count == 1:
+            self._run(graph, inputs, outputs)
+            return
+        for row in range(count):
+            mine = [
+                {name: buffer.rows(row, row + 1) if buffer.shape[0] == count else buffer for name, buffer in buffers}
+                for buffers in (inputs.items(), outputs.items())
+            ]
+            self._run(graph, *mine)
+
+    def _run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        session = self._sessions[graph]
+        binding = session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_input(name, self.provider, 0, buffer.dtype.type, buffer.shape, buffer.address)
+        for name, buffer in outputs.items():
+            binding.bind_output(name, self.provider, 0, buffer.dtype.type, buffer.shape, buffer.address)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:
+            raise EtamError(f"ONNX Runtime failed in graph '{graph}': {_first_line(error)}") from error
+
+
+class OrtDevice:
+    """Device memory through ONNX Runtime's own allocator, for providers other than the CPU's."""
+
+    def __init__(self, kind: str) -> None:
+        self._ort = import_onnxruntime()
+        self.kind = kind
+        self._copy = self._ort.InferenceSession(base64.b64decode(_COPY_GRAPH), providers=[PROVIDERS[kind]])
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        # Defined content: an unused slot is masked, but NaN times zero would still be NaN.
+        value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self.kind, 0)
+        return Buffer(value.data_ptr(), tuple(shape), np.dtype(dtype), value)
+
+    def shared(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        return self.empty(shape, dtype)
+
+    def upload(self, array: np.ndarray, target: Buffer) -> None:
+        staged = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.kind, 0)
+        self.copy(Buffer(staged.data_ptr(), array.shape, array.dtype, staged), target)
+
+    def download(self, source: Buffer) -> np.ndarray:
+        staged = self.empty(source.shape, source.dtype.name)
+        self.copy(source, staged)
+        return np.array(staged.owner.numpy())  # type: ignore[attr-defined]
+
+    def copy(self, source: Buffer, target: Buffer) -> None:
+        assert source.nbytes == target.nbytes
+        binding = self._copy.io_binding()
+        binding.bind_input("x", self.kind, 0, np.uint8, (source.nbytes,), source.address)
+        binding.bind_output("y", self.kind, 0, np.uint8, (target.nbytes,), target.address)
+        self._copy.run_with_iobinding(binding)
+
+
+def import_onnxruntime() -> Any:
+    """
+    Raises:
+        RuntimeUnavailableError: ONNX Runtime is not installed or does not import.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailableError(f"ONNX Runtime cannot be imported ({error}); {INSTALL}") from error
+    return onnxruntime
+
+
+def _candidates(ort: Any, provider: str) -> list[str]:
+    """The providers to try, in this order."""
+    if provider not in (*PROVIDERS, "auto"):
+        raise InputError(f"provider '{provider}' is not known; use cpu, cuda or auto")
+    available = ort.get_available_providers()
+    if provider == "auto":
+        return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
+    if PROVIDERS[provider] not in available:
+        raise RuntimeUnavailableError(
+            f"this ONNX Runtime has no {PROVIDERS[provider]} (it has {', '.join(available)}); "
+            "install onnxruntime-gpu in its place, or use provider='cpu'"
+        )
+    return [provider]
+
+
+def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> Any:
+    """
+    Raises:
+        BundleError: the file is no graph, or not the one that the manifest describes.
+        RuntimeUnavailableError: the provider is installed but does not start here.
+    """
+    path: Path = bundle.graph_path(name)
+    try:
+        queries = bundle.manifest.model.tokens if name == "track" else None
+        graph = rewrite_for_cpu(path.read_bytes(), queries) if provider == "cpu" else str(path)
+        session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
+    except Exception as error:
+        raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
+    if PROVIDERS[provider] not in session.get_providers():
+        raise RuntimeUnavailableError(
+            f"{PROVIDERS[provider]} is installed but does not start on this machine; "
+            "check the CUDA and cuDNN that this onnxruntime-gpu asks for, or use provider='cpu'"
+        )
+    signature = bundle.manifest.graphs[name].signature
+    for declared, tensors in ((session.get_inputs(), signature.inputs), (session.get_outputs(), signature.outputs)):
+        found = [(value.name, tuple(value.shape)) for value in declared]
+        wanted = [(tensor.name, tensor.shape) for tensor in tensors]
+        if found != wanted:
+            raise BundleError(f"{path} has {found}, its manifest says {wanted}; export the bundle again")
+    return session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""TensorRT engines, run on the CUDA driver's own calls."""

@@ -1,0 +1,53 @@
+"""TensorRT's Python module, and what belongs to it and to a GPU."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, Builder
+from etam_edge.bundle.targets import OLDEST_TENSORRT, version_numbers
+from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.runtimes.backends.cuda.driver import Gpu
+
+MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+INSTALL = {
+    TENSORRT: "on a Jetson it comes with JetPack, elsewhere install it with: pip install tensorrt",
+    TENSORRT_RTX: 'install it with: pip install "etam-edge[rtx]"',
+}
+
+
+def import_tensorrt(flavour: str = TENSORRT) -> ModuleType:
+    """The module of TensorRT, or of TensorRT for RTX.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed, does not import, or is too old.
+    """
+    name = MODULES[flavour]
+    try:
+        module = importlib.import_module(name)
+        version = str(module.__version__)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise _broken(flavour, error) from error
+        raise RuntimeUnavailableError(f"the Python package {name} is not installed; {INSTALL[flavour]}") from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise _broken(flavour, error) from error
+    if flavour == TENSORRT and version_numbers(version) < OLDEST_TENSORRT:
+        raise RuntimeUnavailableError(
+            f"TensorRT {version} is too old (JetPack 5 has 8.5): install JetPack 6 or newer, or TensorRT 8.6 or newer"
+        )
+    return module
+
+
+def builder_here(flavour: str, trt: Any, gpu: Gpu) -> Builder:
+    """What engines have to be of, to run with this module on this GPU."""
+    name = "any" if flavour == TENSORRT_RTX else gpu.name
+    return Builder(flavour, str(trt.__version__), name, gpu.compute_capability)
+
+
+def _broken(flavour: str, error: Exception) -> RuntimeUnavailableError:
+    return RuntimeUnavailableError(
+        f"the Python package {MODULES[flavour]} is installed but cannot be imported ({error}); {INSTALL[flavour]}"
+    )

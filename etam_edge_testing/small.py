@@ -1,0 +1,73 @@
+"""A small member of the family, with seeded weights that exercise everything: tests of logic need no large model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from etam_edge.spec import GraphSizes, ModelSpec, Pooling
+from etam_edge_testing.goldens import seeded_weights
+
+if TYPE_CHECKING:
+    from etam_edge.model import EfficientTAM
+
+SMALL = ModelSpec(
+    name="small",
+    image_size=128,
+    vit_width=48,
+    vit_heads=3,
+    vit_depth=3,
+    global_blocks=(2,),
+    window_size=5,
+    width=64,
+    memory_width=16,
+    memory_layers=2,
+    memory_mlp_width=96,
+    decoder_mlp_width=96,
+)
+SIZES = GraphSizes(conditioning_frames=2, max_points=6)
+CAMERA = (96, 150)
+"""(H, W) of the frames that a bundle with a frame size is tested on: neither square nor a multiple of anything."""
+PREBUILT = os.path.abspath(os.environ["ETAM_EDGE_TEST_BUNDLES"]) if "ETAM_EDGE_TEST_BUNDLES" in os.environ else None
+"""A folder that `make_bundles.py` filled, for interpreters that have no torch."""
+
+
+def small_spec(pooling: Pooling) -> ModelSpec:
+    return SMALL.replace(pooling=pooling, name=f"small-{pooling.value}")
+
+
+def small_model(pooling: Pooling, seed: int = 3) -> EfficientTAM:
+    import torch
+
+    from etam_edge.model import EfficientTAM
+
+    model = EfficientTAM(small_spec(pooling)).eval()
+    shapes = {name: {"shape": list(value.shape)} for name, value in model.state_dict().items()}
+    weights = seeded_weights().seeded_state_dict(shapes, seed)
+    for name in weights:
+        # Sharper attention to memory: a mistake in it must show.
+        if ".cross_attn_image.q_proj." in name:
+            weights[name] = weights[name] * np.float32(4)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return model
+
+
+def export_small(pooling: Pooling, path: Path, sizes: GraphSizes = SIZES) -> Path:
+    from etam_edge.exporters.export import export_bundle
+
+    export_bundle(small_model(pooling), path, sizes, {"name": "seeded", "sha256": ""})
+    return path
+
+
+def clip_frame(index: int, height: int = 128, width: int = 128) -> np.ndarray:
+    """uint8 (height, width, 3): a bright disc that wanders over a still texture."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    texture = 90 + 40 * np.sin(x / 7) * np.cos(y / 9)
+    centre_x = width * (0.5 + 0.25 * np.sin(index / 5))
+    centre_y = height * (0.5 + 0.2 * np.cos(index / 7))
+    disc = (x - centre_x) ** 2 + (y - centre_y) ** 2 < (0.18 * min(height, width)) ** 2
+    image = np.stack([np.where(disc, 230, texture), np.where(disc, 200, texture), np.where(disc, 60, texture)], axis=-1)
+    return image.astype(np.uint8)
