@@ -118,10 +118,10 @@ class EngineFollower:
     """
 
     def __init__(self, tracker: Tracker, staged: bool = False) -> None:
-        self._engine: Any = tracker.engine
+        self._backend: Any = tracker.backend
         self.clock = Clock(self.wait) if staged else None
-        engine = self._engine if self.clock is None else _StagedEngine(self._engine, self.clock)
-        self._session = Tracker(tracker.bundle, engine).start_session(max_objects=1)
+        backend = self._backend if self.clock is None else _StagedBackend(self._backend, self.clock)
+        self._session = Tracker(tracker.bundle, backend).start_session(max_objects=1)
 
     def step(self, frame: np.ndarray, prompted: bool) -> np.ndarray:
         mask = self._session.track(frame, {1: _click(frame)} if prompted else None).masks[0]
@@ -130,26 +130,26 @@ class EngineFollower:
         return mask
 
     def wait(self) -> None:
-        self._engine.device.synchronize()
+        self._backend.device.synchronize()
 
     def close(self) -> None:
         del self._session
-        self._engine.close()
+        self._backend.close()
 
 
-class _StagedEngine:
-    """An engine whose calls end stages."""
+class _StagedBackend:
+    """A backend whose calls end stages."""
 
-    def __init__(self, engine: Any, clock: Clock) -> None:
-        self._engine, self._clock = engine, clock
-        self.name: str = engine.name
-        self.device: Any = _StagedDevice(engine.device, clock)
+    def __init__(self, backend: Any, clock: Clock) -> None:
+        self._backend, self._clock = backend, clock
+        self.name: str = backend.name
+        self.device: Any = _StagedDevice(backend.device, clock)
 
     def check_objects(self, count: int) -> None:
-        self._engine.check_objects(count)
+        self._backend.check_objects(count)
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        self._engine.run(graph, inputs, outputs)
+        self._backend.run(graph, inputs, outputs)
         if graph in ("encode", "track"):
             self._clock.mark(ENCODE if graph == "encode" else TRACK)
 

@@ -61,7 +61,7 @@ def profile(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
         for index, frame in zip(range(frames), clip.frames(), strict=False):
             session.track(frame.pixels, clip.prompts(1) if index == 0 else None)
             advance("frames")
-    files = {name: Path(one.end_profiling()) for name, one in tracker.engine._sessions.items()}  # type: ignore[attr-defined]
+    files = {name: Path(one.end_profiling()) for name, one in tracker.backend._sessions.items()}  # type: ignore[attr-defined]
     found = {graph: by_operator(json.loads(files[graph].read_text()), settings.frames) for graph in GRAPHS}
     for file in files.values():
         file.unlink()
@@ -85,7 +85,7 @@ def _load_profiling(path: Path, threads: int | None, prefix: Path) -> Tracker:
     import onnxruntime
 
     class Profiling(onnxruntime.SessionOptions):  # type: ignore[misc]
-        """What the engine sets, and a profile."""
+        """What the backend sets, and a profile."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""How a graph is loaded into ONNX Runtime: as a bundle's engine does it, or with something left out."""
+"""How a graph is loaded into ONNX Runtime: as a bundle's backend does it, or with something left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPINNING_STOP = "session.force_spinning_stop"
 
 
 def session_options(threads: int | None, spinning: bool) -> Any:
-    """Options for a graph that is no bundle's, the same as a bundle's engine sets.
+    """Options for a graph that is no bundle's, the same as a bundle's backend sets.
 
     Args:
         threads: for one graph; None lets ONNX Runtime choose.
@@ -54,7 +54,7 @@ def load_spinning(path: Path, threads: int | None) -> Tracker:
     import onnxruntime
 
     class Spinning(onnxruntime.SessionOptions):  # type: ignore[misc]
-        """Everything that the engine sets but the one entry."""
+        """Everything that the backend sets but the one entry."""
 
         def add_session_config_entry(self, key: str, value: str) -> None:
             if key != SPINNING_STOP:

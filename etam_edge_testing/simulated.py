@@ -276,7 +276,7 @@ class SimulatedEngine:
     def __init__(self, cuda: SimulatedCuda, module: Any, logger: Any, header: dict[str, Any], graph: bytes) -> None:
         import onnxruntime
 
-        # As the ONNX Runtime engine does with one thread: equal to the last bit.
+        # As the ONNX Runtime backend does with one thread: equal to the last bit.
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
@@ -374,7 +374,7 @@ class SimulatedContext:
 
 
 def _execute(engine: SimulatedEngine, places: dict[str, tuple[int, tuple[int, ...], np.dtype]]) -> None:
-    """In ONNX Runtime at the bound addresses, as the ONNX Runtime engine binds them."""
+    """In ONNX Runtime at the bound addresses, as the ONNX Runtime backend binds them."""
     binding = engine.session.io_binding()
     for name, (address, shape, kind) in places.items():
         # Again: the memory may have been freed since.

@@ -30,7 +30,7 @@ from etam_edge.errors import InputError
 from etam_edge.media.sources import ImageFolder
 from etam_edge.runtimes import session as session_module
 from etam_edge.runtimes.backends.cuda.driver import Gpu
-from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.spec import OFFICIAL, Pooling
 from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
@@ -332,7 +332,7 @@ def test_engines_on_a_device_that_works_on_by_itself(gpu: Gpu, small_bundle: Sma
     cuda = SimulatedCuda(gpu)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 2)
-    engines = Tracker(bundle, TensorRTEngine(bundle, cuda, trt))
+    engines = Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
     stream = TimedStream(engines, 1)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 3)):
@@ -355,7 +355,7 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 1)
-    stream = Contender.of("engines", Tracker(bundle, TensorRTEngine(bundle, cuda, trt))).start(1)
+    stream = Contender.of("engines", Tracker(bundle, TensorRTBackend(bundle, cuda, trt))).start(1)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 2)):
         stream(frame.pixels, clip.prompts(1) if index == 0 else None)

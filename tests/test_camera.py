@@ -17,7 +17,7 @@ from etam_edge.bundle import MANIFEST, Bundle, Manifest
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import BundleError, InputError
 from etam_edge.runtimes.backends.cuda.driver import Gpu
-from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.runtimes.resample import resize_bilinear
 from etam_edge.spec import GraphSizes, Pooling
@@ -260,7 +260,7 @@ def test_engines_answer_the_same(gpu: Gpu, camera: Tracker, tmp_path: Path) -> N
     cuda = SimulatedCuda(gpu)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 3)
-    engines = Tracker(bundle, TensorRTEngine(bundle, cuda, trt))
+    engines = Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
     sessions = camera.start_session(max_objects=3), engines.start_session(max_objects=3)
     for index in range(9):
         before = dict(cuda.calls)

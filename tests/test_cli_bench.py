@@ -20,7 +20,7 @@ from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
-from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_engine
+from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
@@ -163,8 +163,8 @@ def test_engines(small_bundle: SmallBundleMaker, tmp_path: Path, monkeypatch: py
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(robot, builder_here(TENSORRT, trt, cuda.gpu), 2)
-    monkeypatch.setattr(tensorrt_engine, "import_tensorrt", lambda flavour=TENSORRT: trt)
-    monkeypatch.setattr(tensorrt_engine, "open_cuda", lambda: cuda)
+    monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda flavour=TENSORRT: trt)
+    monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda: cuda)
     options = ("--runtime", "tensorrt", "--against", robot.path, "--against-runtime", "onnxruntime", *SHORT)
     refused(run(robot.path, "--objects", "1,3", *options), "3 objects are more than the engines of")
     result = run(robot.path, "--objects", "2", *options)

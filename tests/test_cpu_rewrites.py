@@ -304,7 +304,7 @@ def test_int8_scores_are_split_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sessions_run_rewritten_graphs(small_bundle: SmallBundleMaker) -> None:
-    """The engine asks for it on a CPU, and has queries split where there is memory attention and nowhere else."""
+    """The backend asks for it on a CPU, and has queries split where there is memory attention and nowhere else."""
     from etam_edge import Tracker
 
     seen: list[int | None] = []

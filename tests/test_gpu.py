@@ -270,7 +270,7 @@ def test_device_memory_is_constant(machine: Machine, build: Build, nano: dict[st
     gc.collect()  # what other tests left must not go meanwhile
     tracker = Tracker.load(path, "tensorrt")
     session = tracker.start_session(max_objects=2)
-    device: Any = tracker.engine.device
+    device: Any = tracker.backend.device
     used = []
     for index in range(frames + 1):
         prompts = {number: Prompt(mask=mask) for number, mask in enumerate(masks[0], 1)} if index == 0 else None

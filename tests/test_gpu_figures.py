@@ -15,7 +15,7 @@ from etam_edge import Prompt, Tracker
 from etam_edge.bundle import MANIFEST, Bundle
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import InputError, RuntimeUnavailableError
-from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
@@ -44,7 +44,7 @@ def make_tracker(cuda: SimulatedCuda, small_bundle: SmallBundleMaker, tmp_path: 
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
-    return lambda: Tracker(bundle, TensorRTEngine(bundle, cuda, trt))
+    return lambda: Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
 
 
 def test_whole_frames_of_engines(make_tracker: TrackerMaker) -> None:

@@ -11,7 +11,7 @@ from conftest import SmallBundleMaker
 
 from etam_edge import EtamError, FrameResult, Prompt, Session, Tracker
 from etam_edge.errors import InputError, RuntimeUnavailableError
-from etam_edge.runtimes.backends.onnxruntime import backend as onnxruntime_engine
+from etam_edge.runtimes.backends.onnxruntime import backend as onnxruntime_backend
 from etam_edge.spec import Pooling
 from etam_edge_testing.small import SIZES, clip_frame
 
@@ -88,11 +88,11 @@ def test_objects_together_answer_as_they_do_alone(tracker: Tracker) -> None:
 
 def test_objects_one_by_one_answer_as_in_a_batch(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large models take objects one after the other on a CPU; small ones are told to here."""
-    monkeypatch.setattr(onnxruntime_engine, "ONE_BY_ONE_TOKENS", tracker.spec.tokens)
+    monkeypatch.setattr(onnxruntime_backend, "ONE_BY_ONE_TOKENS", tracker.spec.tokens)
     apart = Tracker.load(tracker.bundle.path, "onnxruntime", provider="cpu", threads=1)
     calls: list[str] = []
-    run = apart.engine._run
-    monkeypatch.setattr(apart.engine, "_run", lambda graph, *rest: (calls.append(graph), run(graph, *rest)))
+    run = apart.backend._run
+    monkeypatch.setattr(apart.backend, "_run", lambda graph, *rest: (calls.append(graph), run(graph, *rest)))
     sessions = [one.start_session() for one in (tracker, apart)]
     for index in range(10):
         prompts = {0: {1: CLICK, 2: BOX}, 4: {3: CLICK}, 6: {1: BOX}}.get(index)
@@ -180,19 +180,19 @@ def test_holes_of_prompted_masks_are_filled_on_request(tracker: Tracker) -> None
 # --- failures ---
 
 
-class FailingEngine:
-    """Runs a real engine and breaks the nth run of one graph, or answers NaN in its place."""
+class FailingBackend:
+    """Runs a real backend and breaks the nth run of one graph, or answers NaN in its place."""
 
-    def __init__(self, engine: Any, graph: str, nan: bool) -> None:
-        self._engine, self._graph, self._nan = engine, graph, nan
-        self.name, self.device = engine.name, engine.device
+    def __init__(self, backend: Any, graph: str, nan: bool) -> None:
+        self._backend, self._graph, self._nan = backend, graph, nan
+        self.name, self.device = backend.name, backend.device
         self.armed = False
 
     def check_objects(self, count: int) -> None:
-        self._engine.check_objects(count)
+        self._backend.check_objects(count)
 
     def run(self, graph: str, inputs: Any, outputs: Any) -> None:
-        self._engine.run(graph, inputs, outputs)
+        self._backend.run(graph, inputs, outputs)
         if self.armed and graph == self._graph:
             if not self._nan:
                 raise EtamError("the graph broke")
@@ -204,24 +204,24 @@ class FailingEngine:
     ("graph", "nan"), [("encode", False), ("track", False), ("track", True), ("prompt", True), ("remember", False)]
 )
 def test_failed_frame_leaves_the_session_as_it_was(graph: str, nan: bool, tracker: Tracker) -> None:
-    engine = FailingEngine(tracker.engine, graph, nan)
-    failing, untouched = Session(engine, tracker.bundle), tracker.start_session()
+    backend = FailingBackend(tracker.backend, graph, nan)
+    failing, untouched = Session(backend, tracker.bundle), tracker.start_session()
     again = {1: BOX, 5: CLICK}
     for index in range(10):
         prompts = {1: CLICK, 2: BOX} if index == 0 else again if index == 8 else None
         if index in (3, 7, 8):  # once with few memories, once with all slots taken, once with prompts
-            engine.armed = True
+            backend.armed = True
             with pytest.raises(EtamError):
                 # A frame with prompts runs every graph.
                 failing.track(clip_frame(index), prompts=again)
-            engine.armed = False
+            backend.armed = False
         same(failing.track(clip_frame(index), prompts=prompts), untouched.track(clip_frame(index), prompts=prompts))
     correction = Prompt(points=[(100, 20)], labels=[0])
     if graph in ("prompt", "remember"):
-        engine.armed = True
+        backend.armed = True
         with pytest.raises(EtamError):
             failing.refine(2, correction)
-        engine.armed = False
+        backend.armed = False
     same(failing.refine(2, correction), untouched.refine(2, correction))
     same(failing.track(clip_frame(10)), untouched.track(clip_frame(10)))
 
@@ -340,7 +340,7 @@ def test_bad_options_are_refused(tracker: Tracker) -> None:
 
 def test_auto_takes_the_cpu_where_cuda_does_not_start(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine with onnxruntime-gpu and no GPU: the provider is listed, and a session comes back without it."""
-    ort = onnxruntime_engine.import_onnxruntime()
+    ort = onnxruntime_backend.import_onnxruntime()
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
 
@@ -357,7 +357,7 @@ def test_auto_takes_the_cpu_where_cuda_does_not_start(tracker: Tracker, monkeypa
 
 
 def test_missing_provider_is_named(tracker: Tracker) -> None:
-    if "CUDAExecutionProvider" in onnxruntime_engine.import_onnxruntime().get_available_providers():
+    if "CUDAExecutionProvider" in onnxruntime_backend.import_onnxruntime().get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     with pytest.raises(RuntimeUnavailableError, match="onnxruntime-gpu"):
         Tracker.load(tracker.bundle.path, provider="cuda")
@@ -454,7 +454,7 @@ def test_device_buffers_behave_as_host_ones(small_bundle: SmallBundleMaker) -> N
     """The path for devices (ONNX Runtime's allocator, copies by graph), run on the CPU's memory."""
     path = small_bundle(Pooling.SCORE_BIAS)
     host, device = Tracker.load(path, provider="cpu"), Tracker.load(path, provider="cpu")
-    device.engine.device = onnxruntime_engine.OrtDevice("cpu")
+    device.backend.device = onnxruntime_backend.OrtDevice("cpu")
     sessions = [tracker.start_session(max_objects=2) for tracker in (host, device)]
     for index in range(9):
         prompts = {1: CLICK} if index == 0 else {2: BOX} if index == 4 else None

@@ -27,9 +27,9 @@ from etam_edge.runtimes.backends.cuda import device as cuda_device
 from etam_edge.runtimes.backends.cuda import open as opening
 from etam_edge.runtimes.backends.cuda.device import CudaDevice
 from etam_edge.runtimes.backends.cuda.driver import Gpu
-from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_engine
+from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt import cuda_graphs
-from etam_edge.runtimes.backends.tensorrt.backend import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here, import_tensorrt
 from etam_edge.spec import Pooling
 from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
@@ -60,11 +60,11 @@ class Machine:
         flavour = TENSORRT_RTX if self.trt.__name__ == "tensorrt_rtx" else TENSORRT
         return builder_here(flavour, self.trt, self.cuda.gpu)
 
-    def engine(self, cuda_graphs: bool = True) -> TensorRTEngine:
-        return TensorRTEngine(self.bundle, self.cuda, self.trt, cuda_graphs)
+    def backend(self, cuda_graphs: bool = True) -> TensorRTBackend:
+        return TensorRTBackend(self.bundle, self.cuda, self.trt, cuda_graphs)
 
     def tracker(self, cuda_graphs: bool = True) -> Tracker:
-        return Tracker(self.bundle, self.engine(cuda_graphs))
+        return Tracker(self.bundle, self.backend(cuda_graphs))
 
     def reference(self) -> Tracker:
         return Tracker.load(self.bundle.path, "onnxruntime", provider="cpu", threads=1)
@@ -97,8 +97,8 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
                 raise RuntimeUnavailableError(f"there is no {flavour}")
             return machine.trt
 
-        monkeypatch.setattr(tensorrt_engine, "import_tensorrt", find)
-        monkeypatch.setattr(tensorrt_engine, "open_cuda", lambda: machine.cuda)
+        monkeypatch.setattr(tensorrt_backend, "import_tensorrt", find)
+        monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda: machine.cuda)
 
     return put
 
@@ -240,7 +240,7 @@ def test_golden_scenario(golden: Golden, seeded_bundle: BundleMaker, tmp_path: P
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
     comparison = Comparison(golden)
-    comparison.check(session_answers(golden, Tracker(bundle, TensorRTEngine(bundle, cuda, trt))))
+    comparison.check(session_answers(golden, Tracker(bundle, TensorRTBackend(bundle, cuda, trt))))
     shutil.rmtree(bundle.path)
     assert not comparison.failures
 
@@ -318,12 +318,12 @@ def test_everything_is_given_back(make_machine: MachineMaker) -> None:
 
 def test_closed_engine_is_not_used_again(make_machine: MachineMaker) -> None:
     machine = make_machine()
-    engine = machine.engine()
-    session = Tracker(machine.bundle, engine).start_session()
+    backend = machine.backend()
+    session = Tracker(machine.bundle, backend).start_session()
     for index in range(6):
         session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
-    engine.close()
-    engine.close()
+    backend.close()
+    backend.close()
     assert machine.cuda.graphs == 0
     with pytest.raises(CudaError, match="has been closed"):
         session.track(clip_frame(6))
@@ -467,7 +467,7 @@ def test_auto_is_quiet_without_engines_or_tensorrt(
 
 def refuses(machine: Machine, match: str, kind: type[Exception] = BundleError) -> None:
     with pytest.raises(kind, match=match):
-        machine.engine()
+        machine.backend()
     gc.collect()
 
 
@@ -551,7 +551,7 @@ def test_tensorrt_is_missing_broken_or_too_old(monkeypatch: pytest.MonkeyPatch) 
 
 def test_cuda_packages_are_missing(monkeypatch: pytest.MonkeyPatch, make_machine: MachineMaker) -> None:
     machine = make_machine()
-    monkeypatch.setattr(tensorrt_engine, "import_tensorrt", lambda flavour: machine.trt)
+    monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda flavour: machine.trt)
     importing(monkeypatch, {})
     with pytest.raises(
         RuntimeUnavailableError,
@@ -617,8 +617,8 @@ def test_stream_through_each_cuda_package(
     importing(monkeypatch, {name: DRIVERS[name](machine.cuda)})
     driver = opening.open_cuda()
     assert (driver.gpu, driver.can_capture) == (gpu, name != "pycuda.driver")
-    engine = TensorRTEngine(machine.bundle, driver, machine.trt)
-    sessions = [one.start_session(max_objects=3) for one in (machine.reference(), Tracker(machine.bundle, engine))]
+    backend = TensorRTBackend(machine.bundle, driver, machine.trt)
+    sessions = [one.start_session(max_objects=3) for one in (machine.reference(), Tracker(machine.bundle, backend))]
     for index in range(12):
         play(sessions, index)
     assert (machine.cuda.calls["launch"] > 0) == driver.can_capture
@@ -627,7 +627,7 @@ def test_stream_through_each_cuda_package(
         driver.allocate(500_000)
     with pytest.raises((CudaError, KeyError)):
         driver.synchronize(12345)
-    del engine, sessions
+    del backend, sessions
     gc.collect()
     cuda = machine.cuda
     assert (cuda.depth, cuda.allocations, cuda.host_allocations, cuda.streams, cuda.graphs) == (0, {}, {}, set(), 0)

@@ -55,7 +55,7 @@ class Contender:
     @classmethod
     def of(cls, name: str, tracker: Tracker, resize: str = EXACT) -> Contender:
         """A bundle in its runtime."""
-        wait = waiting_for(tracker.engine.device)
+        wait = waiting_for(tracker.backend.device)
 
         def start(objects: int) -> Stream:
             session = tracker.start_session(max_objects=objects, resize=resize)

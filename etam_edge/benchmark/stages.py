@@ -1,4 +1,4 @@
-"""Where a frame's time goes: a session whose engine, device and two methods are timed from outside.
+"""Where a frame's time goes: a session whose backend, device and two methods are timed from outside.
 
 The runtime's own code stays as it is. A device that works on while the host goes ahead is waited for after every stage,
 else the time of one would fall to another; that wait is why stages are measured in a pass of their own.
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.buffers import Buffer, Device
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import Session
@@ -103,21 +103,21 @@ class TimedDevice:
         return buffer
 
 
-class TimedEngine:
-    """An engine whose graphs are timed, on a device whose transfers are."""
+class TimedBackend:
+    """A backend whose graphs are timed, on a device whose transfers are."""
 
-    def __init__(self, engine: Engine, watch: Stopwatch) -> None:
-        self.name = engine.name
-        self.timed_device = TimedDevice(engine.device, watch)
+    def __init__(self, backend: Backend, watch: Stopwatch) -> None:
+        self.name = backend.name
+        self.timed_device = TimedDevice(backend.device, watch)
         self.device: Device = self.timed_device
-        self._engine = engine
+        self._backend = backend
         self._watch = watch
 
     def check_objects(self, count: int) -> None:
-        self._engine.check_objects(count)
+        self._backend.check_objects(count)
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        self._watch.call(graph, lambda: self._engine.run(graph, inputs, outputs))
+        self._watch.call(graph, lambda: self._backend.run(graph, inputs, outputs))
 
 
 class TimedStream:
@@ -134,10 +134,10 @@ class TimedStream:
     """
 
     def __init__(self, tracker: Tracker, objects: int, clock: Clock = time.perf_counter, resize: str = EXACT) -> None:
-        self._watch = Stopwatch(waiting_for(tracker.engine.device), clock)
-        engine = TimedEngine(tracker.engine, self._watch)
-        self._session = Tracker(tracker.bundle, engine).start_session(max_objects=objects, resize=resize)
-        self.nbytes = engine.timed_device.nbytes
+        self._watch = Stopwatch(waiting_for(tracker.backend.device), clock)
+        backend = TimedBackend(tracker.backend, self._watch)
+        self._session = Tracker(tracker.bundle, backend).start_session(max_objects=objects, resize=resize)
+        self.nbytes = backend.timed_device.nbytes
 
     def track(self, frame: np.ndarray, prompts: dict[int, Prompt] | None) -> tuple[float, dict[str, float]]:
         """The next frame, uint8 (H, W, 3) RGB: milliseconds of the whole, and of every stage.

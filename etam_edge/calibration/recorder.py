@@ -16,7 +16,7 @@ from etam_edge.calibration.recording import MANIFEST, Recording, Sample
 from etam_edge.errors import InputError
 from etam_edge.media.datasets import Clip
 from etam_edge.recipe import FP32
-from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.buffers import Buffer, Device
 from etam_edge.runtimes.tracker import Tracker
 from etam_edge.spec import EMPTY_BIAS, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, ModelSpec
@@ -69,7 +69,7 @@ def record(
         tracker.bundle.check_frame_shape(clip.frames.frame_shape, f"clip {clip.name}")
     with writing(output, overwrite, marker=MANIFEST, what="recording") as draft:
         sampler = _Sampler(draft, tracker.spec, samples, max_bytes, seed)
-        recorder = Tracker(tracker.bundle, _RecordingEngine(tracker.engine, sampler))
+        recorder = Tracker(tracker.bundle, _RecordingBackend(tracker.backend, sampler))
         rows = []
         for clip in clips:
             frames = _follow(recorder, clip, sampler, progress)
@@ -118,19 +118,19 @@ def _follow(tracker: Tracker, clip: Clip, sampler: _Sampler, progress: Callable[
     return count
 
 
-class _RecordingEngine:
-    """An engine that shows a sampler what it was given and what it answered."""
+class _RecordingBackend:
+    """A backend that shows a sampler what it was given and what it answered."""
 
-    def __init__(self, engine: Engine, sampler: _Sampler) -> None:
-        self._engine, self._sampler = engine, sampler
-        self.name = engine.name
-        self.device: Device = engine.device
+    def __init__(self, backend: Backend, sampler: _Sampler) -> None:
+        self._backend, self._sampler = backend, sampler
+        self.name = backend.name
+        self.device: Device = backend.device
 
     def check_objects(self, count: int) -> None:
-        self._engine.check_objects(count)
+        self._backend.check_objects(count)
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        self._engine.run(graph, inputs, outputs)
+        self._backend.run(graph, inputs, outputs)
         # The bank is written only after the call, so the inputs are still what the graph saw.
         self._sampler.offer(graph, inputs, outputs, self.device)
 

@@ -172,7 +172,7 @@ class _Loaded:
         tracker = self.contender.tracker
         if tracker is None:
             return
-        tracker.engine.check_objects(count)
+        tracker.backend.check_objects(count)
         tracker.bundle.check_frame_shape(clip.frame_shape, f"clip {clip.name}")
         for number, prompt in clip.prompts(count).items():
             prepare(prompt, number, clip.frame_shape, self.spec, tracker.bundle.manifest.sizes)

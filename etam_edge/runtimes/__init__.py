@@ -1,4 +1,4 @@
-"""Bundle to masks. NumPy, Pillow and one engine; never torch, never onnx."""
+"""Bundle to masks. NumPy, Pillow and one backend; never torch, never onnx."""
 
 from etam_edge.runtimes.session import Session
 from etam_edge.runtimes.tracker import Tracker

@@ -15,7 +15,7 @@ import numpy as np
 
 from etam_edge.bundle import Bundle
 from etam_edge.errors import InputError
-from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.holes import fill_holes
 from etam_edge.runtimes.memory import ObjectMemory, Placement
 from etam_edge.runtimes.prompts import PreparedPrompt, check_object_id, prepare
@@ -35,7 +35,7 @@ class Session:
 
     def __init__(
         self,
-        engine: Engine,
+        backend: Backend,
         bundle: Bundle,
         corrections_condition: bool = False,
         max_objects: int = DEFAULT_MAX_OBJECTS,
@@ -46,7 +46,7 @@ class Session:
             raise InputError(f"max_objects must be at least 1, not {max_objects}")
         if fill_hole_area < 0:
             raise InputError(f"fill_hole_area must not be negative, it is {fill_hole_area}")
-        self._engine = engine
+        self._backend = backend
         self._bundle = bundle
         self._spec = bundle.manifest.model
         self._sizes = bundle.manifest.sizes
@@ -54,7 +54,7 @@ class Session:
         self.max_objects = max_objects
         self.fill_hole_area = fill_hole_area
         self._resizing = choose_resizing(bundle, resize)
-        self._workspace = Workspace(engine, bundle, max_objects)
+        self._workspace = Workspace(backend, bundle, max_objects)
         # The position of an id in this dictionary is its row in the workspace.
         self._objects: dict[int, ObjectMemory] = {}
         self._answers: dict[int, Answer] = {}
@@ -97,7 +97,7 @@ class Session:
                 f"{len(objects)} objects are more than this session holds ({self.max_objects}); "
                 f"start it with max_objects={len(objects)}, or remove one"
             )
-        self._engine.check_objects(len(objects))
+        self._backend.check_objects(len(objects))
         now = self._frame_index + 1
         answers: dict[int, Answer] = {}
         placements: dict[int, Placement] = {}
@@ -206,7 +206,7 @@ class Session:
         save_state(state, path)
 
     @classmethod
-    def resume(cls, engine: Engine, bundle: Bundle, path: str | os.PathLike[str]) -> Session:
+    def resume(cls, backend: Backend, bundle: Bundle, path: str | os.PathLike[str]) -> Session:
         """The session that `save` wrote.
 
         Raises:
@@ -215,7 +215,7 @@ class Session:
         state = load_state(path)
         if state.bundle != bundle.identity:
             raise InputError(f"{path} was saved with another bundle than {bundle.path}; resume it with its own")
-        session = cls(engine, bundle, **state.options)
+        session = cls(backend, bundle, **state.options)
         for object_id, fields in state.objects.items():
             session._objects[object_id] = ObjectMemory(session._spec, session._sizes)
             session._objects[object_id].restore(fields)

@@ -7,8 +7,8 @@ import os
 from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import FLAVOURS
 from etam_edge.errors import InputError
-from etam_edge.runtimes.backends.base import Engine
-from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeEngine
+from etam_edge.runtimes.backends.base import Backend
+from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
 from etam_edge.runtimes.backends.tensorrt.backend import best_tensorrt, load_tensorrt
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
@@ -22,12 +22,12 @@ class Tracker:
 
     Args:
         bundle: on disk.
-        engine: that runs its graphs. `load` chooses one.
+        backend: that runs its graphs. `load` chooses one.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
-        self.engine = engine
+        self.backend = backend
 
     @classmethod
     def load(
@@ -60,12 +60,12 @@ class Tracker:
         if runtime in FLAVOURS and provider != "auto":
             raise InputError(f"provider '{provider}' is ONNX Runtime's, and the runtime is {runtime}; leave it out")
         bundle = Bundle.load(path)
-        engine: Engine | None = None
+        backend: Backend | None = None
         if runtime in FLAVOURS:
-            engine = load_tensorrt(bundle, runtime)
+            backend = load_tensorrt(bundle, runtime)
         elif runtime == "auto" and provider == "auto":
-            engine = best_tensorrt(bundle)
-        return cls(bundle, engine or OnnxRuntimeEngine(bundle, provider=provider, threads=threads))
+            backend = best_tensorrt(bundle)
+        return cls(bundle, backend or OnnxRuntimeBackend(bundle, provider=provider, threads=threads))
 
     @property
     def spec(self) -> ModelSpec:
@@ -75,7 +75,7 @@ class Tracker:
     @property
     def runtime(self) -> str:
         """The runtime that was chosen, and where it runs: "onnxruntime (cpu)" or "tensorrt 10.3.0 (Orin)", say."""
-        return self.engine.name
+        return self.backend.name
 
     def start_session(
         self,
@@ -100,7 +100,7 @@ class Tracker:
             InputError: an option is out of range, or "fast" was asked for where nothing is resized on the host.
             RuntimeUnavailableError: "fast" needs OpenCV, which is not installed.
         """
-        return Session(self.engine, self.bundle, corrections_condition, max_objects, fill_hole_area, resize)
+        return Session(self.backend, self.bundle, corrections_condition, max_objects, fill_hole_area, resize)
 
     def resume_session(self, path: str | os.PathLike[str]) -> Session:
         """The session that `Session.save` wrote, to be continued bit for bit.
@@ -108,4 +108,4 @@ class Tracker:
         Raises:
             InputError: the file is missing, damaged, or was saved with another bundle.
         """
-        return Session.resume(self.engine, self.bundle, path)
+        return Session.resume(self.backend, self.bundle, path)

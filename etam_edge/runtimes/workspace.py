@@ -13,7 +13,7 @@ import numpy as np
 
 from etam_edge.bundle import Bundle, TensorSpec
 from etam_edge.errors import NotFiniteError
-from etam_edge.runtimes.backends.base import Engine
+from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.buffers import Buffer
 from etam_edge.runtimes.memory import Placement, SlotPlan
 from etam_edge.runtimes.prompts import PreparedPrompt
@@ -56,9 +56,9 @@ class FrameFeatures:
 class Workspace:
     """Buffers for `rows` objects."""
 
-    def __init__(self, engine: Engine, bundle: Bundle, rows: int) -> None:
-        self.engine = engine
-        self.device = engine.device
+    def __init__(self, backend: Backend, bundle: Bundle, rows: int) -> None:
+        self.backend = backend
+        self.device = backend.device
         signatures = {name: entry.signature for name, entry in bundle.manifest.graphs.items()}
         track = {tensor.name: tensor for tensor in signatures["track"].inputs}
 
@@ -85,7 +85,7 @@ class Workspace:
     def encode(self, frame: np.ndarray) -> None:
         """uint8 (1, S, S, 3), or of the bundle's frame size, to the fresh frame's features."""
         self.device.upload(frame, self._frame["frame"])
-        self.engine.run("encode", self._frame, {"image_features": self._fresh.image_features})
+        self.backend.run("encode", self._frame, {"image_features": self._fresh.image_features})
 
     def track(self, plans: Sequence[SlotPlan]) -> list[Answer]:
         """Track the first objects on the fresh frame, one plan for each.
@@ -98,7 +98,7 @@ class Workspace:
             self.device.upload(np.stack([getattr(plan, name) for plan in plans]), buffer.rows(0, count))
         inputs = {name: buffer.rows(0, count) for name, buffer in (self.bank | self._plan).items()}
         outputs = {name: buffer.rows(0, count) for name, buffer in self._scratch.items()}
-        self.engine.run(
+        self.backend.run(
             "track",
             {**inputs, "image_features": self._fresh.image_features},
             {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
@@ -144,7 +144,7 @@ class Workspace:
         else:
             features = frame.image_features
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in ANSWER}
-        self.engine.run("prompt", {**self._prompt, "features": features}, outputs)
+        self.backend.run("prompt", {**self._prompt, "features": features}, outputs)
         return self._answers(row, row + 1)[0]
 
     def remember(self, row: int, mask_logits: np.ndarray, correcting: bool) -> None:
@@ -152,7 +152,7 @@ class Workspace:
         frame = self._kept if correcting else self._fresh
         self.device.upload(mask_logits[None], self._mask_logits["mask_logits"])
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in ("memory_keys", "memory_values")}
-        self.engine.run(
+        self.backend.run(
             "remember", {**self._mask_logits, "image_features": frame.image_features}, {**outputs, **self._unpooled}
         )
 

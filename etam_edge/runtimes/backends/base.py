@@ -8,7 +8,7 @@ from typing import Protocol
 from etam_edge.runtimes.backends.buffers import Buffer, Device
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """The four graphs of a bundle, ready to run.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Memory of a device, as sessions see it: plain tensors with an address.
 
-Sessions allocate everything once and hand out addresses; an engine reads and writes there. What an address means is the
+Sessions allocate everything once and hand out addresses; a backend reads and writes there. What an address means is the
 device's business.
 """
 

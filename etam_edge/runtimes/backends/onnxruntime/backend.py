@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: CPU, or CUDA where its provider is installed.
+"""The ONNX Runtime backend: CPU, or CUDA where its provider is installed.
 
 Inputs and outputs are bound by address, so that graphs read the memory bank where it lies and nothing is copied on the
 way; on CUDA everything but frames, masks, scores and pointers stays on the device.
@@ -29,7 +29,7 @@ _COPY_GRAPH = (
 """An ONNX model of one Identity node over uint8 (n,): a copy within a device, for which ONNX Runtime has no call."""
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeBackend:
     """The four graphs of a bundle in ONNX Runtime.
 
     Args:

@@ -1,4 +1,4 @@
-"""The TensorRT engine: all that a stream remembers stays on the GPU, and tensors are bound where they lie.
+"""The TensorRT backend: all that a stream remembers stays on the GPU, and tensors are bound where they lie.
 
 A frame and a few numbers go up, answers come down; everything is in order of one stream. TensorRT finds its tensors by
 name and address (`set_tensor_address`, `execute_async_v3`), so the memory bank is read in place.
@@ -39,7 +39,7 @@ _TYPES = {
 """By name, since `trt.nptype` asks NumPy for types that it no longer has."""
 
 
-class TensorRTEngine:
+class TensorRTBackend:
     """The four graphs of a bundle in TensorRT, or in TensorRT for RTX.
 
     Args:
@@ -192,7 +192,7 @@ class _LoadedGraph:
         )
 
 
-def load_tensorrt(bundle: Bundle, flavour: str) -> TensorRTEngine:
+def load_tensorrt(bundle: Bundle, flavour: str) -> TensorRTBackend:
     """The bundle's engines on this machine's first GPU.
 
     Args:
@@ -203,10 +203,10 @@ def load_tensorrt(bundle: Bundle, flavour: str) -> TensorRTEngine:
         BundleError: there are no engines, or they do not serve here.
         CudaError: they cannot be loaded.
     """
-    return TensorRTEngine(bundle, trt=import_tensorrt(flavour), cuda=open_cuda())
+    return TensorRTBackend(bundle, trt=import_tensorrt(flavour), cuda=open_cuda())
 
 
-def best_tensorrt(bundle: Bundle) -> TensorRTEngine | None:
+def best_tensorrt(bundle: Bundle) -> TensorRTBackend | None:
     """The bundle's engines where they can run here, else None.
 
     Nothing is imported for a bundle that has no engines. Where TensorRT and a GPU are there and the engines do not
