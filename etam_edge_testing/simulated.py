@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
-from etam_edge.bundle.engines import Builder, Sidecar, writing_engines
+from etam_edge.bundle.engines import EnginePlatform, Sidecar, writing_engines
 from etam_edge.errors import CudaError
 from etam_edge.runtimes.backends.cuda.driver import Gpu, HostMemory, no_room
 
@@ -384,15 +384,15 @@ def _execute(engine: SimulatedEngine, places: dict[str, tuple[int, tuple[int, ..
     engine.session.run_with_iobinding(binding)
 
 
-def write_simulated_engines(bundle: Bundle, builder: Builder, max_objects: int = 4) -> None:
+def write_simulated_engines(bundle: Bundle, platform: EnginePlatform, max_objects: int = 4) -> None:
     """Engines of a bundle that `simulated_tensorrt` loads, in the place of those that were there."""
-    with writing_engines(bundle, builder, overwrite=True) as draft:
+    with writing_engines(bundle, platform, overwrite=True) as draft:
         for name in GRAPH_NAMES:
             path = draft / f"{name}.engine"
             header = json.dumps({"name": name, "max_objects": max_objects}).encode()
             path.write_bytes(MAGIC + header + b"\n" + bundle.graph_path(name).read_bytes())
             sidecar = Sidecar(
-                builder=builder,
+                platform=platform,
                 graph_sha256=bundle.manifest.graphs[name].sha256,
                 sha256=sha256_of(path),
                 size=path.stat().st_size,

@@ -15,7 +15,15 @@ from conftest import BundleMaker, CameraBundleMaker, SmallBundleMaker
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
-from etam_edge.bundle.engines import FOLDER, TENSORRT_RTX, Builder, Sidecar, built_for, check_engines, engine_path
+from etam_edge.bundle.engines import (
+    FOLDER,
+    TENSORRT_RTX,
+    EnginePlatform,
+    Sidecar,
+    built_for,
+    check_engines,
+    engine_path,
+)
 from etam_edge.cli.app import app
 from etam_edge.errors import BundleError, ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
@@ -144,9 +152,9 @@ def test_build_writes_engines_with_sidecars(bundle: Bundle) -> None:
     assert "4 engines" in result.output
     assert "gemm" in result.output
     assert "compiled for that GPU and not run here" in result.output
-    builder = built_for(bundle)[0]
-    assert builder == Builder(TENSORRT_RTX, trt.__version__, "any", A100)
-    sidecars = check_engines(bundle, builder)
+    platform = built_for(bundle)[0]
+    assert platform == EnginePlatform(TENSORRT_RTX, trt.__version__, "any", A100)
+    sidecars = check_engines(bundle, platform)
     assert set(sidecars) == set(GRAPH_NAMES)
     assert sidecars["track"].max_objects == 3
     assert sidecars["track"].graph_sha256 == bundle.manifest.graphs["track"].sha256
@@ -158,28 +166,28 @@ def test_build_writes_engines_with_sidecars(bundle: Bundle) -> None:
 
 
 def test_stale_and_damaged_engines_are_named_with_the_command(bundle: Bundle) -> None:
-    builder = Builder(TENSORRT_RTX, trt.__version__, "any", A100)
+    platform = EnginePlatform(TENSORRT_RTX, trt.__version__, "any", A100)
     with pytest.raises(BundleError, match=r"has no engines for tensorrt-rtx.*build them with: etam-edge build"):
-        check_engines(bundle, builder)
+        check_engines(bundle, platform)
     assert run("build", bundle.path, *RTX).exit_code == 0
-    elsewhere = Builder(TENSORRT_RTX, trt.__version__, "any", SM86)
+    elsewhere = EnginePlatform(TENSORRT_RTX, trt.__version__, "any", SM86)
     with pytest.raises(BundleError, match=r"it has engines for tensorrt-rtx .* \(compute capability 8.0\)"):
         check_engines(bundle, elsewhere)
-    engine = engine_path(bundle, builder, "encode")
+    engine = engine_path(bundle, platform, "encode")
     whole = engine.read_bytes()
     engine.write_bytes(whole[:-1] + b"x")
     with pytest.raises(BundleError, match=r"is damaged: it does not match its hash.*--overwrite"):
-        check_engines(bundle, builder)
+        check_engines(bundle, platform)
     engine.write_bytes(whole)
     sidecar = engine.with_suffix(".json")
     said = Sidecar.load(sidecar)
     sidecar.write_text(said.to_json().replace(said.graph_sha256, "0" * 64))
     with pytest.raises(BundleError, match="was built from another encode graph"):
-        check_engines(bundle, builder)
+        check_engines(bundle, platform)
     assert "which do not serve" in run("inspect", bundle.path).output
     # What is stale is built again without being asked to overwrite.
     assert run("build", bundle.path, *RTX).exit_code == 0
-    check_engines(bundle, builder)
+    check_engines(bundle, platform)
 
 
 def test_wrong_calls_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from conftest import BundleMaker, SmallBundleMaker
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
-from etam_edge.bundle.engines import FOLDER, TENSORRT, TENSORRT_RTX, Builder, engine_path
+from etam_edge.bundle.engines import FOLDER, TENSORRT, TENSORRT_RTX, EnginePlatform, engine_path
 from etam_edge.errors import BundleError, CudaError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.runtimes.backends.cuda import bindings_driver, pycuda_driver
 from etam_edge.runtimes.backends.cuda import device as cuda_device
@@ -30,7 +30,7 @@ from etam_edge.runtimes.backends.cuda.driver import Gpu
 from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt import cuda_graphs
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here, import_tensorrt
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt, platform_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
 from etam_edge_testing.golden_runs import session_answers
@@ -56,9 +56,9 @@ class Machine:
     trt: Any
 
     @property
-    def builder(self) -> Builder:
+    def platform(self) -> EnginePlatform:
         flavour = TENSORRT_RTX if self.trt.__name__ == "tensorrt_rtx" else TENSORRT
-        return builder_here(flavour, self.trt, self.cuda.gpu)
+        return platform_here(flavour, self.trt, self.cuda.gpu)
 
     def backend(self, cuda_graphs: bool = True) -> TensorRTBackend:
         return TensorRTBackend(self.bundle, self.cuda, self.trt, cuda_graphs)
@@ -81,7 +81,7 @@ def make_machine(small_bundle: SmallBundleMaker, tmp_path: Path) -> MachineMaker
         bundle = Bundle.load(small_bundle(pooling)).copy_to(tmp_path / "robot" / pooling.value)
         cuda = SimulatedCuda(gpu, can_capture)
         machine = Machine(bundle, cuda, simulated_tensorrt(cuda, rtx=rtx))
-        write_simulated_engines(bundle, machine.builder, MAX_OBJECTS)
+        write_simulated_engines(bundle, machine.platform, MAX_OBJECTS)
         return machine
 
     return make
@@ -93,7 +93,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
 
     def put(machine: Machine) -> None:
         def find(flavour: str = TENSORRT) -> Any:
-            if machine.builder.flavour != flavour:
+            if machine.platform.flavour != flavour:
                 raise RuntimeUnavailableError(f"there is no {flavour}")
             return machine.trt
 
@@ -238,7 +238,7 @@ def test_golden_scenario(golden: Golden, seeded_bundle: BundleMaker, tmp_path: P
     bundle = Bundle.load(seeded_bundle(*golden.weights_id)).copy_to(tmp_path / "golden")
     cuda = SimulatedCuda(ORIN)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu))
     comparison = Comparison(golden)
     comparison.check(session_answers(golden, Tracker(bundle, TensorRTBackend(bundle, cuda, trt))))
     shutil.rmtree(bundle.path)
@@ -484,7 +484,7 @@ def test_engines_that_do_not_serve_are_refused(make_machine: MachineMaker) -> No
     changed = Bundle(machine.bundle.path, dataclasses.replace(machine.bundle.manifest, graphs=graphs))
     refuses(dataclasses.replace(machine, bundle=changed), f"built from another track graph .*{command} --overwrite")
 
-    path = engine_path(machine.bundle, machine.builder, "remember")
+    path = engine_path(machine.bundle, machine.platform, "remember")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     refuses(machine, f"remember.engine is damaged.*{command} --overwrite")
     path.unlink()

@@ -24,7 +24,7 @@ FLAVOURS = (TENSORRT, TENSORRT_RTX)
 
 
 @dataclass(frozen=True)
-class Builder:
+class EnginePlatform:
     """What an engine belongs to.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sidecar:
     """What `<graph>.json` says of an engine.
 
     Attributes:
-        builder: what it belongs to.
+        platform: what it belongs to.
         graph_sha256: of the graph that it was made from.
         sha256: of the engine file.
         size: of the engine file in bytes.
@@ -67,7 +67,7 @@ class Sidecar:
         created: ISO 8601 in UTC.
     """
 
-    builder: Builder
+    platform: EnginePlatform
     graph_sha256: str
     sha256: str
     size: int
@@ -78,7 +78,9 @@ class Sidecar:
     created: str
 
     def to_json(self) -> str:
-        return json.dumps({"schema": SIDECAR_SCHEMA, **asdict(self)}, indent=1) + "\n"
+        fields = asdict(self)
+        # The file keeps the key of its first version.
+        return json.dumps({"schema": SIDECAR_SCHEMA, "builder": fields.pop("platform"), **fields}, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Sidecar:
@@ -93,9 +95,9 @@ class Sidecar:
                 raise BundleError(
                     f"{path} has schema version {schema}, and this etam-edge reads {SIDECAR_SCHEMA}; {HOW}"
                 )
-            builder = fields.pop("builder")
-            capability = tuple(int(part) for part in builder.pop("compute_capability"))
-            return cls(builder=Builder(**builder, compute_capability=capability), **fields)  # type: ignore[arg-type]
+            platform = fields.pop("builder")
+            capability = tuple(int(part) for part in platform.pop("compute_capability"))
+            return cls(platform=EnginePlatform(**platform, compute_capability=capability), **fields)  # type: ignore[arg-type]
         except BundleError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -105,80 +107,80 @@ class Sidecar:
 HOW = "build the engines again with: etam-edge build BUNDLE"
 
 
-def engine_path(bundle: Bundle, builder: Builder, graph: str) -> Path:
-    return bundle.path / FOLDER / builder.fingerprint / f"{graph}.engine"
+def engine_path(bundle: Bundle, platform: EnginePlatform, graph: str) -> Path:
+    return bundle.path / FOLDER / platform.fingerprint / f"{graph}.engine"
 
 
-def timing_cache_path(bundle: Bundle, builder: Builder) -> Path:
-    """Where timings of this builder are kept between builds."""
-    return bundle.path / FOLDER / f"{builder.fingerprint}.timing"
+def timing_cache_path(bundle: Bundle, platform: EnginePlatform) -> Path:
+    """Where timings of this platform are kept between builds."""
+    return bundle.path / FOLDER / f"{platform.fingerprint}.timing"
 
 
 @contextmanager
-def writing_engines(bundle: Bundle, builder: Builder, overwrite: bool) -> Iterator[Path]:
+def writing_engines(bundle: Bundle, platform: EnginePlatform, overwrite: bool) -> Iterator[Path]:
     """A folder to fill with engines and sidecars; it takes its place when the block ends without an error.
 
     Raises:
         InputError: engines are there already, or the bundle cannot be written.
     """
-    target = bundle.path / FOLDER / builder.fingerprint
-    if target.is_dir() and not overwrite and not stale(bundle, builder):
+    target = bundle.path / FOLDER / platform.fingerprint
+    if target.is_dir() and not overwrite and not stale(bundle, platform):
         raise InputError(f"{target} holds engines of these graphs already; add --overwrite to build them again")
     with atomic.writing(target, True, f"{GRAPH_NAMES[0]}.json", "set of engines") as draft:
         yield draft
 
 
-def stale(bundle: Bundle, builder: Builder) -> str | None:
-    """Why the engines of this builder do not serve this bundle, or None where they do.
+def stale(bundle: Bundle, platform: EnginePlatform) -> str | None:
+    """Why the engines of this platform do not serve this bundle, or None where they do.
 
     Looks at sidecars only; `check_engines` holds the files to their hashes.
     """
     for name in GRAPH_NAMES:
-        path = engine_path(bundle, builder, name)
+        path = engine_path(bundle, platform, name)
         if not path.is_file():
             return f"there is no {path}"
         try:
             sidecar = Sidecar.load(path.with_suffix(".json"))
         except BundleError as error:
             return str(error)
-        if sidecar.builder != builder:
-            return f"{path} was built by {sidecar.builder}, and here is {builder}"
+        if sidecar.platform != platform:
+            return f"{path} was built by {sidecar.platform}, and here is {platform}"
         if sidecar.graph_sha256 != bundle.manifest.graphs[name].sha256:
             return f"{path} was built from another {name} graph than the bundle holds now"
     return None
 
 
-def check_engines(bundle: Bundle, builder: Builder) -> dict[str, Sidecar]:
+def check_engines(bundle: Bundle, platform: EnginePlatform) -> dict[str, Sidecar]:
     """Sidecars of engines that are whole and fit this bundle, this TensorRT and this GPU, by graph.
 
     Raises:
         BundleError: there are none, or they are of another GPU, TensorRT or graph, or damaged.
     """
     command = f"build them with: etam-edge build {bundle.path}" + (
-        f" --runtime {TENSORRT_RTX}" if builder.flavour == TENSORRT_RTX else ""
+        f" --runtime {TENSORRT_RTX}" if platform.flavour == TENSORRT_RTX else ""
     )
-    if not (bundle.path / FOLDER / builder.fingerprint).is_dir():
+    if not (bundle.path / FOLDER / platform.fingerprint).is_dir():
         others = built_for(bundle)
         text = f"; it has engines for {'; '.join(map(str, others))}" if others else ""
-        raise BundleError(f"{bundle.path} has no engines for {builder}{text}; {command}")
-    reason = stale(bundle, builder)
+        raise BundleError(f"{bundle.path} has no engines for {platform}{text}; {command}")
+    reason = stale(bundle, platform)
     if reason:
         raise BundleError(f"{reason}; {command} --overwrite")
     found = {}
     for name in GRAPH_NAMES:
-        path = engine_path(bundle, builder, name)
+        path = engine_path(bundle, platform, name)
         found[name] = Sidecar.load(path.with_suffix(".json"))
         if sha256_of(path) != found[name].sha256:
             raise BundleError(f"{path} is damaged: it does not match its hash; {command} --overwrite")
     return found
 
 
-def built_for(bundle: Bundle) -> list[Builder]:
+def built_for(bundle: Bundle) -> list[EnginePlatform]:
     """What the bundle has engines for, whole or not, by their sidecars."""
     found = []
     for path in sorted((bundle.path / FOLDER).glob(f"*/{GRAPH_NAMES[0]}.json")):
         try:
-            found.append(Sidecar.load(path).builder)
+            found.append(Sidecar.load(path).platform)
         except BundleError:
             continue
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, Builder
+from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, EnginePlatform
 from etam_edge.bundle.targets import MEBIBYTE, TARGETS, THIS_MACHINE, Target, find_target, version_numbers
 from etam_edge.errors import CudaError, InputError, RuntimeUnavailableError
 
@@ -79,20 +79,20 @@ def build(
         check_capabilities([machine.compute_capability])
     trt = import_tensorrt(flavour)
     cuda = None if flavour == TENSORRT_RTX and machine.compute_capability else _open_gpu(loaded, machine)
-    builder = _builder(flavour, trt, machine, cuda)
+    platform = _platform(flavour, trt, machine, cuda)
     if flavour == TENSORRT_RTX:
-        options = replace(options, compute_capabilities=(builder.compute_capability,))
-    _check_version(machine, builder)
+        options = replace(options, compute_capabilities=(platform.compute_capability,))
+    _check_version(machine, platform)
     calibrators = None
     if calibrator_recording is not None:
-        calibrators = _calibrators(trt, loaded, builder, calibrator_recording, cuda)
+        calibrators = _calibrators(trt, loaded, platform, calibrator_recording, cuda)
 
     context = nullcontext() if cuda is None else cuda.current()
     with context, _interrupts_noted() as cancelled, _progress() as show:
         built = build_engines(
             trt,
             loaded,
-            builder,
+            platform,
             options,
             overwrite,
             inspect=_loader(trt) if cuda is not None and flavour == TENSORRT else None,
@@ -101,7 +101,7 @@ def build(
             cancelled=cancelled,
         )
     size = sum(len(one.plan) for one in built.values())
-    out.print(f"{loaded.path}: {len(built)} engines, {megabytes(size)}, for {builder}", markup=False)
+    out.print(f"{loaded.path}: {len(built)} engines, {megabytes(size)}, for {platform}", markup=False)
     out.print(f"  1 to {max_objects} objects, {loaded.manifest.precision}; {machine.advice}", markup=False)
     if layers:
         _show_layers(built)
@@ -157,32 +157,34 @@ def _open_gpu(bundle: Bundle, target: Target) -> Cuda:
     return cuda
 
 
-def _builder(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> Builder:
-    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
+def _platform(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> EnginePlatform:
+    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 
     if cuda is not None:
-        return builder_here(flavour, trt, cuda.gpu)
+        return platform_here(flavour, trt, cuda.gpu)
     assert target.compute_capability is not None
-    return Builder(flavour, str(trt.__version__), "any", target.compute_capability)
+    return EnginePlatform(flavour, str(trt.__version__), "any", target.compute_capability)
 
 
-def _check_version(target: Target, builder: Builder) -> None:
+def _check_version(target: Target, platform: Builder) -> None:
     """Say where a TensorRT is outside of what the target is known to take."""
     from etam_edge.cli.console import err
 
-    if builder.flavour != TENSORRT:
+    if platform.flavour != TENSORRT:
         return
     oldest, newest = (version_numbers(text) for text in target.tensorrt)
-    found = version_numbers(builder.tensorrt)
+    found = version_numbers(platform.tensorrt)
     if found[: len(oldest)] < oldest or found[: len(newest)] > newest:
         err.print(
-            f"note: TensorRT {builder.tensorrt} is outside of {' to '.join(target.tensorrt)}, which {target.name} is "
+            f"note: TensorRT {platform.tensorrt} is outside of {' to '.join(target.tensorrt)}, which {target.name} is "
             "known to take; check what comes out with etam-edge check",
             markup=False,
         )
 
 
-def _calibrators(trt: Any, bundle: Bundle, builder: Builder, recording: Path, cuda: Cuda | None) -> dict[str, Any]:
+def _calibrators(
+    trt: Any, bundle: Bundle, platform: EnginePlatform, recording: Path, cuda: Cuda | None
+) -> dict[str, Any]:
     """An entropy calibrator for each graph, its cache kept in the bundle.
 
     Raises:
@@ -220,7 +222,7 @@ def _calibrators(trt: Any, bundle: Bundle, builder: Builder, recording: Path, cu
 
     return {
         name: entropy_calibrator(
-            trt, uploader(name), read.inputs(name), folder / f"{builder.fingerprint}.{name}.calibration"
+            trt, uploader(name), read.inputs(name), folder / f"{platform.fingerprint}.{name}.calibration"
         )
         for name in GRAPH_NAMES
     }

@@ -94,9 +94,9 @@ def engines_line(bundle: Bundle) -> str:
     from etam_edge.bundle.engines import built_for, stale
 
     found = []
-    for builder in built_for(bundle):
-        reason = stale(bundle, builder)
-        found.append(str(builder) if reason is None else f"{builder}, which do not serve: {reason}")
+    for platform in built_for(bundle):
+        reason = stale(bundle, platform)
+        found.append(str(platform) if reason is None else f"{platform}, which do not serve: {reason}")
     return "; ".join(found) or f"none; build them where they will run: etam-edge build {bundle.path}"
 
 

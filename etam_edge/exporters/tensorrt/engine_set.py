@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
-from etam_edge.bundle.engines import Builder, Sidecar, timing_cache_path, writing_engines
+from etam_edge.bundle.engines import EnginePlatform, Sidecar, timing_cache_path, writing_engines
 from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine
 
 GraphProgress = Callable[[str, str, int, int], None]
@@ -22,7 +22,7 @@ Inspect = Callable[[Path], int]
 def build_engines(
     trt: Any,
     bundle: Bundle,
-    builder: Builder,
+    platform: EnginePlatform,
     options: BuildOptions,
     overwrite: bool = False,
     inspect: Inspect | None = None,
@@ -34,7 +34,7 @@ def build_engines(
 
     Args:
         trt: the module.
-        builder: what the engines will belong to.
+        platform: what the engines will belong to.
         inspect: tries each engine before it counts as built; None where there is no GPU to load it.
         calibrators: int8 calibrators by graph, the legacy route.
 
@@ -44,8 +44,8 @@ def build_engines(
         KeyboardInterrupt: it was cancelled, in the same way.
     """
     found: dict[str, Built] = {}
-    timings = timing_cache_path(bundle, builder)
-    with writing_engines(bundle, builder, overwrite) as draft:
+    timings = timing_cache_path(bundle, platform)
+    with writing_engines(bundle, platform, overwrite) as draft:
         for name in GRAPH_NAMES:
             if cancelled():
                 raise KeyboardInterrupt
@@ -63,7 +63,7 @@ def build_engines(
             path = draft / f"{name}.engine"
             path.write_bytes(found[name].plan)
             sidecar = Sidecar(
-                builder=builder,
+                platform=platform,
                 graph_sha256=entry.sha256,
                 sha256=sha256_of(path),
                 size=path.stat().st_size,

@@ -23,7 +23,7 @@ from etam_edge.runtimes.backends.cuda.device import CudaDevice
 from etam_edge.runtimes.backends.cuda.driver import Cuda
 from etam_edge.runtimes.backends.cuda.open import open_cuda
 from etam_edge.runtimes.backends.tensorrt.cuda_graphs import CudaGraphs
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import MODULES, builder_here, import_tensorrt
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import MODULES, import_tensorrt, platform_here
 
 ALIGNMENT = 256
 """What TensorRT's kernels count on, as every allocation has it."""
@@ -55,10 +55,10 @@ class TensorRTBackend:
 
     def __init__(self, bundle: Bundle, cuda: Cuda, trt: Any, cuda_graphs: bool = True) -> None:
         flavour = TENSORRT_RTX if trt.__name__.startswith(MODULES[TENSORRT_RTX]) else TENSORRT
-        builder = builder_here(flavour, trt, cuda.gpu)
-        sidecars = check_engines(bundle, builder)
+        platform = platform_here(flavour, trt, cuda.gpu)
+        sidecars = check_engines(bundle, platform)
         self.max_objects = min(sidecar.max_objects for sidecar in sidecars.values())
-        self.name = f"{flavour} {builder.tensorrt} ({cuda.gpu.name})"
+        self.name = f"{flavour} {platform.tensorrt} ({cuda.gpu.name})"
         self._device = CudaDevice(cuda)
         self.device: Device = self._device
         self._bundle = bundle
@@ -75,7 +75,7 @@ class TensorRTBackend:
             self._runtime += [self._log, trt.Runtime(self._log)]
             for name in GRAPH_NAMES:
                 signature = bundle.manifest.graphs[name].signature
-                path = engine_path(bundle, builder, name)
+                path = engine_path(bundle, platform, name)
                 executable = self._deserialize(path)
                 _check_signature(trt, executable, signature, path)
                 self._loaded[name] = _LoadedGraph(
@@ -214,7 +214,7 @@ def best_tensorrt(bundle: Bundle) -> TensorRTBackend | None:
     """
     if not (bundle.path / FOLDER).is_dir():
         return None
-    built = {builder.flavour for builder in built_for(bundle)}
+    built = {platform.flavour for platform in built_for(bundle)}
     for flavour in FLAVOURS:
         if flavour not in built:
             continue

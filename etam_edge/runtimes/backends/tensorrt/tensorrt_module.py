@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, Builder
+from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, EnginePlatform
 from etam_edge.bundle.targets import OLDEST_TENSORRT, version_numbers
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.runtimes.backends.cuda.driver import Gpu
@@ -41,10 +41,10 @@ def import_tensorrt(flavour: str = TENSORRT) -> ModuleType:
     return module
 
 
-def builder_here(flavour: str, trt: Any, gpu: Gpu) -> Builder:
+def platform_here(flavour: str, trt: Any, gpu: Gpu) -> EnginePlatform:
     """What engines have to be of, to run with this module on this GPU."""
     name = "any" if flavour == TENSORRT_RTX else gpu.name
-    return Builder(flavour, str(trt.__version__), name, gpu.compute_capability)
+    return EnginePlatform(flavour, str(trt.__version__), name, gpu.compute_capability)
 
 
 def _broken(flavour: str, error: Exception) -> RuntimeUnavailableError:
