@@ -166,7 +166,7 @@ def _platform(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> Engi
     return EnginePlatform(flavour, str(trt.__version__), "any", target.compute_capability)
 
 
-def _check_version(target: Target, platform: Builder) -> None:
+def _check_version(target: Target, platform: EnginePlatform) -> None:
     """Say where a TensorRT is outside of what the target is known to take."""
     from etam_edge.cli.console import err
 

@@ -22,7 +22,7 @@ from etam_edge.runtimes.prompts import PreparedPrompt, check_object_id, prepare
 from etam_edge.runtimes.resizing import EXACT, choose_resizing
 from etam_edge.runtimes.state import SessionState, load_state, save_state
 from etam_edge.runtimes.types import FrameResult, Prompt
-from etam_edge.runtimes.workspace import Answer, Workspace
+from etam_edge.runtimes.workspace import DecoderOutput, Workspace
 
 MASK_SCORE = 10.0
 """Object score of a mask prompt, which is in sight by definition."""
@@ -57,7 +57,7 @@ class Session:
         self._workspace = Workspace(backend, bundle, max_objects)
         # The position of an id in this dictionary is its row in the workspace.
         self._objects: dict[int, ObjectMemory] = {}
-        self._answers: dict[int, Answer] = {}
+        self._outputs: dict[int, DecoderOutput] = {}
         # Objects that were prompted on the frame just tracked: a correction of them reads no memory.
         self._prompted: set[int] = set()
         self._frame_index = -1
@@ -99,7 +99,7 @@ class Session:
             )
         self._backend.check_objects(len(objects))
         now = self._frame_index + 1
-        answers: dict[int, Answer] = {}
+        outputs: dict[int, DecoderOutput] = {}
         placements: dict[int, Placement] = {}
         if objects:
             self._workspace.encode(self._fit(frame)[None])
@@ -108,21 +108,21 @@ class Session:
                 placement = memory.place(now, conditioning=object_id in prepared)
                 placements[object_id] = placement
                 if object_id in followed:
-                    answers[object_id] = followed[object_id]
+                    outputs[object_id] = followed[object_id]
                     continue
-                answers[object_id] = self._prompt(row, prepared[object_id], correcting=None, reads_memory=False)
-                self._workspace.remember(row, answers[object_id].mask_logits, correcting=False)
+                outputs[object_id] = self._prompt(row, prepared[object_id], correcting=None, reads_memory=False)
+                self._workspace.remember(row, outputs[object_id].mask_logits, correcting=False)
                 if object_id in new:
                     # Its slots hold nothing that a failure could harm.
                     self._workspace.store_unpooled(row, placement)
-        result = self._result(now, shape, answers)
+        result = self._result(now, shape, outputs)
 
         # From here on nothing is refused.
         for row, (object_id, memory) in enumerate(objects.items()):
             self._workspace.store(row, placements[object_id])
             memory.commit(placements[object_id])
         self._workspace.keep_frame()
-        self._objects, self._answers, self._prompted = objects, answers, set(prepared)
+        self._objects, self._outputs, self._prompted = objects, outputs, set(prepared)
         self._frame_index, self._frame_shape = now, shape
         return result
 
@@ -145,16 +145,16 @@ class Session:
         prepared = prepare(prompt, object_id, self._frame_shape, self._spec, self._sizes)
         row, now = self.object_ids.index(object_id), self._frame_index
         prompted = object_id in self._prompted
-        answer = self._prompt(row, prepared, correcting=self._answers[object_id], reads_memory=not prompted)
+        output = self._prompt(row, prepared, correcting=self._outputs[object_id], reads_memory=not prompted)
         placement = memory.place(now, conditioning=prompted or self.corrections_condition)
-        self._workspace.remember(row, answer.mask_logits, correcting=True)
-        answers = {**self._answers, object_id: answer}
-        result = self._result(now, self._frame_shape, answers)
+        self._workspace.remember(row, output.mask_logits, correcting=True)
+        outputs = {**self._outputs, object_id: output}
+        result = self._result(now, self._frame_shape, outputs)
 
         self._workspace.store(row, placement)
         self._workspace.store_unpooled(row, placement)
         memory.commit(placement)
-        self._answers = answers
+        self._outputs = outputs
         return result
 
     def remove(self, object_id: int) -> None:
@@ -167,12 +167,12 @@ class Session:
         self._known(object_id)
         for row in range(self.object_ids.index(object_id), len(self._objects) - 1):
             self._workspace.move_row(row + 1, row)
-        del self._objects[object_id], self._answers[object_id]
+        del self._objects[object_id], self._outputs[object_id]
         self._prompted.discard(object_id)
 
     def reset(self) -> None:
         """Forget all objects and frames; the next frame is the first and may have another size."""
-        self._objects, self._answers, self._prompted = {}, {}, set()
+        self._objects, self._outputs, self._prompted = {}, {}, set()
         self._frame_index, self._frame_shape = -1, None
 
     def object_pointer(self, object_id: int) -> np.ndarray:
@@ -183,7 +183,7 @@ class Session:
         """
         object_id = check_object_id(object_id)
         self._known(object_id)
-        return self._answers[object_id].object_pointer.copy()
+        return self._outputs[object_id].object_pointer.copy()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that the rest of the stream depends on, to be resumed bit for bit by `Tracker.resume_session`.
@@ -200,7 +200,7 @@ class Session:
             frame_shape=self._frame_shape,
             prompted=tuple(self._prompted),
             objects={object_id: memory.to_dict() for object_id, memory in self._objects.items()},
-            answers=self._answers,
+            outputs=self._outputs,
             buffers={name: download(buffer) for name, buffer in buffers.items()},
         )
         save_state(state, path)
@@ -219,7 +219,7 @@ class Session:
         for object_id, fields in state.objects.items():
             session._objects[object_id] = ObjectMemory(session._spec, session._sizes)
             session._objects[object_id].restore(fields)
-        session._answers = state.answers
+        session._outputs = state.outputs
         session._prompted = set(state.prompted)
         session._frame_index, session._frame_shape = state.frame_index, state.frame_shape
         if state.objects:
@@ -244,50 +244,52 @@ class Session:
             return np.ascontiguousarray(frame)
         return self._resizing.frame(frame, self._spec.image_size)
 
-    def _follow(self, now: int, prompted: Mapping[int, object]) -> dict[int, Answer]:
+    def _follow(self, now: int, prompted: Mapping[int, object]) -> dict[int, DecoderOutput]:
         """`track` for the objects that have no prompt on this frame."""
         rows = {row: object_id for row, object_id in enumerate(self._objects) if object_id not in prompted}
         if not rows:
             return {}
         # One batch up to the last row that counts; prompted rows between are computed and not looked at.
         memories = list(self._objects.values())[: max(rows) + 1]
-        answers = self._workspace.track([memory.plan(now) for memory in memories])
-        return {object_id: answers[row] for row, object_id in rows.items()}
+        outputs = self._workspace.track([memory.plan(now) for memory in memories])
+        return {object_id: outputs[row] for row, object_id in rows.items()}
 
-    def _prompt(self, row: int, prompt: PreparedPrompt, correcting: Answer | None, reads_memory: bool) -> Answer:
-        answer = self._workspace.prompt(row, prompt, correcting, reads_memory)
+    def _prompt(
+        self, row: int, prompt: PreparedPrompt, correcting: DecoderOutput | None, reads_memory: bool
+    ) -> DecoderOutput:
+        output = self._workspace.prompt(row, prompt, correcting, reads_memory)
         if prompt.mask_logits is not None:
             return replace(
-                answer, mask_logits=prompt.mask_logits, iou=1.0, object_score=MASK_SCORE, mask_choice=MASK_CHOICE
+                output, mask_logits=prompt.mask_logits, iou=1.0, object_score=MASK_SCORE, mask_choice=MASK_CHOICE
             )
         if self.fill_hole_area:
-            return replace(answer, mask_logits=fill_holes(answer.mask_logits, self.fill_hole_area))
-        return answer
+            return replace(output, mask_logits=fill_holes(output.mask_logits, self.fill_hole_area))
+        return output
 
-    def _result(self, index: int, shape: tuple[int, int], answers: Mapping[int, Answer]) -> FrameResult:
+    def _result(self, index: int, shape: tuple[int, int], outputs: Mapping[int, DecoderOutput]) -> FrameResult:
         size = self._spec.mask_size
-        said = list(answers.values())
-        logits = np.array([answer.mask_logits for answer in said], dtype=np.float32).reshape(-1, size, size)
+        decoded = list(outputs.values())
+        logits = np.array([output.mask_logits for output in decoded], dtype=np.float32).reshape(-1, size, size)
         return FrameResult(
             frame_index=index,
-            object_ids=tuple(answers),
-            masks=self._masks(said, logits, shape),
+            object_ids=tuple(outputs),
+            masks=self._masks(decoded, logits, shape),
             mask_logits=logits,
-            object_scores=np.array([answer.object_score for answer in said], dtype=np.float32),
-            ious=np.array([answer.iou for answer in said], dtype=np.float32),
-            mask_choices=np.array([answer.mask_choice for answer in said], dtype=np.int32),
+            object_scores=np.array([output.object_score for output in decoded], dtype=np.float32),
+            ious=np.array([output.iou for output in decoded], dtype=np.float32),
+            mask_choices=np.array([output.mask_choice for output in decoded], dtype=np.int32),
         )
 
-    def _masks(self, answers: Sequence[Answer], logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    def _masks(self, outputs: Sequence[DecoderOutput], logits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """bool (N, H, W). What the graph did not enlarge is enlarged here: prompted masks may be the user's own."""
-        rows = [row for row, answer in enumerate(answers) if answer.mask is None]
-        if len(rows) == len(answers):
+        rows = [row for row, output in enumerate(outputs) if output.mask is None]
+        if len(rows) == len(outputs):
             return self._resizing.masks(logits, *shape)
-        masks = np.empty((len(answers), *shape), dtype=bool)
+        masks = np.empty((len(outputs), *shape), dtype=bool)
         masks[rows] = self._resizing.masks(logits[rows], *shape)
-        for mask, answer in zip(masks, answers, strict=True):
-            if answer.mask is not None:
-                mask[...] = answer.mask
+        for mask, output in zip(masks, outputs, strict=True):
+            if output.mask is not None:
+                mask[...] = output.mask
         return masks
 
     def _known(self, object_id: int) -> ObjectMemory:

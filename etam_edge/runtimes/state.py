@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from etam_edge.errors import InputError
-from etam_edge.runtimes.workspace import Answer
+from etam_edge.runtimes.workspace import DecoderOutput
 
 STATE_VERSION = 1
 
@@ -26,7 +26,7 @@ class SessionState:
         frame_index, frame_shape: of the frame just tracked.
         prompted: objects that were prompted on it.
         objects: by id, what `ObjectMemory.to_dict` gives.
-        answers: by id, the frame's answers.
+        outputs: by id, the frame's outputs.
         buffers: the workspace's kept buffers, by name.
     """
 
@@ -36,7 +36,7 @@ class SessionState:
     frame_shape: tuple[int, int] | None
     prompted: tuple[int, ...]
     objects: dict[int, dict[str, Any]]
-    answers: dict[int, Answer]
+    outputs: dict[int, DecoderOutput]
     buffers: dict[str, np.ndarray]
 
 
@@ -52,10 +52,10 @@ def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
         "objects": list(state.objects.items()),
     }
     arrays = {f"buffer_{name}": array for name, array in state.buffers.items()}
-    for object_id, answer in state.answers.items():
+    for object_id, output in state.outputs.items():
         # A mask is there only where the graph gave one; as it was before graphs did.
-        said = {name: value for name, value in asdict(answer).items() if value is not None}
-        arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in said.items()}
+        values = {name: value for name, value in asdict(output).items() if value is not None}
+        arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in values.items()}
     draft = path.with_name(f".{path.name}.partial")
     try:
         with open(draft, "wb") as file:
@@ -85,7 +85,7 @@ def load_state(path: str | os.PathLike[str]) -> SessionState:
             frame_shape=tuple(about["frame_shape"]) if about["frame_shape"] else None,
             prompted=tuple(about["prompted"]),
             objects=objects,
-            answers={object_id: _answer(arrays, object_id) for object_id in objects},
+            outputs={object_id: _decoder_output(arrays, object_id) for object_id in objects},
             buffers={name[len("buffer_") :]: array for name, array in arrays.items() if name.startswith("buffer_")},
         )
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def load_state(path: str | os.PathLike[str]) -> SessionState:
         raise InputError(f"{path} is no session state, or is damaged ({error}); save the session again") from error
 
 
-def _answer(arrays: dict[str, np.ndarray], object_id: int) -> Answer:
-    names = {field.name: f"answer_{object_id}_{field.name}" for field in fields(Answer)}
+def _decoder_output(arrays: dict[str, np.ndarray], object_id: int) -> DecoderOutput:
+    names = {field.name: f"answer_{object_id}_{field.name}" for field in fields(DecoderOutput)}
     values: dict[str, Any] = {name: arrays[key] for name, key in names.items() if name != "mask" or key in arrays}
-    return Answer(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})
+    return DecoderOutput(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})

@@ -30,8 +30,8 @@ LOGIT_LIMIT = 32.0
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """What the decoder said of one object on one frame, on the host.
+class DecoderOutput:
+    """The mask decoder's output for one object on one frame, on the host.
 
     Attributes:
         mask: bool (H, W), the mask at the size of the frame, where the graph gave one.
@@ -87,7 +87,7 @@ class Workspace:
         self.device.upload(frame, self._frame["frame"])
         self.backend.run("encode", self._frame, {"image_features": self._fresh.image_features})
 
-    def track(self, plans: Sequence[SlotPlan]) -> list[Answer]:
+    def track(self, plans: Sequence[SlotPlan]) -> list[DecoderOutput]:
         """Track the first objects on the fresh frame, one plan for each.
 
         Raises:
@@ -103,20 +103,22 @@ class Workspace:
             {**inputs, "image_features": self._fresh.image_features},
             {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
         )
-        answers = self._answers(0, count)
+        outputs = self._outputs(0, count)
         if "masks" not in self._scratch:
-            return answers
+            return outputs
         # 0 and 1, which are false and true.
         masks = self.device.download(self._scratch["masks"].rows(0, count)).view(np.bool_)
-        return [replace(answer, mask=mask) for answer, mask in zip(answers, masks, strict=True)]
+        return [replace(output, mask=mask) for output, mask in zip(outputs, masks, strict=True)]
 
-    def prompt(self, row: int, prompt: PreparedPrompt, correcting: Answer | None, reads_memory: bool) -> Answer:
+    def prompt(
+        self, row: int, prompt: PreparedPrompt, correcting: DecoderOutput | None, reads_memory: bool
+    ) -> DecoderOutput:
         """Decode one object's prompt into its scratch row.
 
         Args:
             row: of the object.
             prompt: what the user says.
-            correcting: the kept frame's answer that is being corrected; None for a prompt on the fresh frame.
+            correcting: the kept frame's output that is being corrected; None for a prompt on the fresh frame.
             reads_memory: whether the object read memory on that frame.
 
         Raises:
@@ -145,7 +147,7 @@ class Workspace:
             features = frame.image_features
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in ANSWER}
         self.backend.run("prompt", {**self._prompt, "features": features}, outputs)
-        return self._answers(row, row + 1)[0]
+        return self._outputs(row, row + 1)[0]
 
     def remember(self, row: int, mask_logits: np.ndarray, correcting: bool) -> None:
         """Encode a prompted mask, float32 (S/4, S/4), as a memory entry into the object's scratch row."""
@@ -191,7 +193,7 @@ class Workspace:
             "conditioned_features": self._kept.conditioned_features.rows(0, rows),
         }
 
-    def _answers(self, start: int, stop: int) -> list[Answer]:
+    def _outputs(self, start: int, stop: int) -> list[DecoderOutput]:
         arrays = {name: self.device.download(self._scratch[name].rows(start, stop)) for name in ANSWER}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
@@ -200,7 +202,7 @@ class Workspace:
                     "check the bundle's precision and the checkpoint it was exported from"
                 )
         return [
-            Answer(
+            DecoderOutput(
                 mask_logits=arrays["mask_logits"][row],
                 iou=float(arrays["iou"][row]),
                 object_score=float(arrays["object_score"][row]),
