@@ -17,7 +17,7 @@ from etam_edge.benchmark.clip import drawn_clip
 from etam_edge.recipe import FP32, INT8
 
 GRAPHS = ("encode", "track")
-MOST_OPERATORS = 12
+MAX_OPERATORS = 12
 KERNEL = "_kernel_time"
 """Ends the name of the event that is a node's own computation."""
 
@@ -39,7 +39,7 @@ def run(settings: Settings) -> Part:
             for graph, operators in found.items():
                 rows = [
                     [kind, f"{spent:.1f}", f"{spent / whole:.0%}"]
-                    for kind, spent in Counter(operators).most_common(MOST_OPERATORS)
+                    for kind, spent in Counter(operators).most_common(MAX_OPERATORS)
                 ]
                 title = f"{name} in {word}, `{graph}`, mean of {settings.frames} frames"
                 tables.append(table(title, ["operator", "ms", "of the frame's"], rows))

@@ -30,9 +30,9 @@ Stream = Callable[[np.ndarray, "dict[int, Prompt] | None"], object]
 Step = Callable[[str], None]
 """Told after every frame what is being measured."""
 
-FEWEST_FRAMES = 10
+MIN_FRAMES = 10
 """Frames after the warm-up; percentiles of fewer say nothing."""
-MOST_STAGE_FRAMES = 60
+MAX_STAGE_FRAMES = 60
 """Frames after the warm-up in the pass over stages: medians are what it is for."""
 
 
@@ -85,16 +85,16 @@ def check_length(frames: int, warm_up: int, specs: Sequence[ModelSpec]) -> None:
             f"a warm-up of {warm_up} frames ends before the memory is full, which takes {needed} frames, and frames "
             f"before that are not like those that follow; use --warm-up {needed} or more"
         )
-    if frames - warm_up < FEWEST_FRAMES:
+    if frames - warm_up < MIN_FRAMES:
         raise InputError(
             f"{frames} frames leave {max(frames - warm_up, 0)} after a warm-up of {warm_up}, and figures need "
-            f"{FEWEST_FRAMES} or more; use --frames {warm_up + FEWEST_FRAMES} or more"
+            f"{MIN_FRAMES} or more; use --frames {warm_up + MIN_FRAMES} or more"
         )
 
 
 def stage_frames(frames: int, warm_up: int) -> int:
     """Frames of the pass over stages, warm-up included."""
-    return min(frames, warm_up + MOST_STAGE_FRAMES)
+    return min(frames, warm_up + MAX_STAGE_FRAMES)
 
 
 def measure(

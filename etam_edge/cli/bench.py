@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FIGURES, LATENCY, STAGES_PLOT = "bench.json", "latency.png", "stages.png"
 TORCH = "torch"
-MOST_OBJECTS = 64
+MAX_OBJECTS = 64
 
 
 def bench(
@@ -184,8 +184,8 @@ def _counts(text: str) -> list[int]:
         InputError: it is no list of numbers, or one of them is out of range or there twice.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MOST_OBJECTS for part in parts):
-        raise InputError(f"--objects {text} is no list of numbers from 1 to {MOST_OBJECTS}; write it like 1,2,4")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MAX_OBJECTS for part in parts):
+        raise InputError(f"--objects {text} is no list of numbers from 1 to {MAX_OBJECTS}; write it like 1,2,4")
     counts = [int(part) for part in parts]
     if len(set(counts)) < len(counts):
         raise InputError(f"--objects {text} names a number twice; name each once")

@@ -9,15 +9,15 @@ from etam_edge.evaluation.summary import Comparison, timed
 from etam_edge.plotting import add_legend, make_figure, to_png
 
 REFERENCE, CANDIDATE = "#3b77b8", "#e0802b"
-MOST_LINES = 10
+MAX_LINES = 10
 """Objects that are told apart by colour; more are drawn as one grey bundle."""
-MOST_OBJECTS = 12
+MAX_OBJECTS = 12
 """Objects whose J is drawn over time."""
 BAR_CLIPS = 8
 """Clips whose names fit side by side under their bars."""
 LONGEST_NAME = 24
 BINS = 40
-MOST_MILLISECONDS = 99.0
+MAX_MILLISECONDS = 99.0
 """Percentile at which the axis of times ends: one slow frame would flatten all others."""
 
 
@@ -25,7 +25,7 @@ def drift_plot(comparison: Comparison) -> bytes:
     """IoU with the reference over the frames since an object's prompt."""
     figure, [axes] = make_figure(3.4)
     lines = [(f"{clip.name}, object {one.object_id}", one.iou) for clip in comparison.clips for one in clip.objects]
-    told_apart = len(lines) <= MOST_LINES
+    told_apart = len(lines) <= MAX_LINES
     for label, values in lines:
         style = {"label": label, "alpha": 0.85} if told_apart else {"color": "#888888", "alpha": 0.35}
         axes.plot(range(1, len(values) + 1), values, linewidth=1.1, marker="." if len(values) == 1 else "", **style)
@@ -60,14 +60,14 @@ def accuracy_plot(comparison: Comparison) -> bytes:
 
 
 def region_plot(comparison: Comparison) -> bytes:
-    """J of reference and candidate over time: the objects that drop most, at most MOST_OBJECTS; those with true masks.
+    """J of reference and candidate over time: the objects that drop most, at most MAX_OBJECTS; those with true masks.
 
     Raises:
         ValueError: no object has any.
     """
     judged = [(clip, one) for clip in comparison.clips for one in clip.objects if one.figures.drop is not None]
     judged.sort(key=lambda pair: -pair[1].figures.drop.j_and_f if pair[1].figures.drop is not None else 0.0)
-    shown = judged[:MOST_OBJECTS]
+    shown = judged[:MAX_OBJECTS]
     columns = min(len(shown), 2)
     rows = -(-len(shown) // columns)
     figure, grid = make_figure(0.5 + 1.9 * rows, rows=rows, columns=columns)
@@ -116,7 +116,7 @@ def latency_plot(check: Check) -> bytes:
         )
     ]
     together = np.concatenate([times for _, times, _ in sides])
-    edges = np.linspace(together.min() * 0.98, np.percentile(together, MOST_MILLISECONDS) * 1.02, BINS + 1)
+    edges = np.linspace(together.min() * 0.98, np.percentile(together, MAX_MILLISECONDS) * 1.02, BINS + 1)
     for label, times, colour in sides:
         if not len(times):
             continue

@@ -17,7 +17,7 @@ from etam_edge.evaluation.summary import WorstFrame
 from etam_edge.media.datasets import Clip
 from etam_edge.media.overlay import overlay
 
-MOST_CLIPS = 4
+MAX_CLIPS = 4
 PANEL_WIDTH = 480
 """Pixels."""
 QUALITY = 85
@@ -39,7 +39,7 @@ class Panels:
 
 
 def worst_frames(check: Check, clips: Sequence[Clip]) -> list[Panels]:
-    """Each clip's worst frame, the worst first, of MOST_CLIPS clips at most.
+    """Each clip's worst frame, the worst first, of MAX_CLIPS clips at most.
 
     Raises:
         InputError: a frame that was there when the clip was tracked cannot be read any more.
@@ -47,7 +47,7 @@ def worst_frames(check: Check, clips: Sequence[Clip]) -> list[Panels]:
     """
     cv2 = need_opencv()
     rows = zip(check.comparison.clips, clips, check.candidate, check.reference, strict=True)
-    ranked = sorted(rows, key=lambda row: row[0].figures.worst.iou)[:MOST_CLIPS]
+    ranked = sorted(rows, key=lambda row: row[0].figures.worst.iou)[:MAX_CLIPS]
     return [
         Panels(summary.figures.worst, dict(_pictures(cv2, clip, ours, theirs, summary.figures.worst)))
         for summary, clip, ours, theirs in ranked

@@ -20,9 +20,9 @@ from etam_edge.spec import GraphSizes, ModelSpec
 
 KEYS = {"frame", "object", "points", "labels", "box", "mask", "refine"}
 EXAMPLE = '[{"frame": 0, "object": 1, "points": [[420, 260]], "labels": [1]}]'
-MOST_OBJECTS = 64
+MAX_OBJECTS = 64
 """Values of a mask image that are taken for objects; more of them are an object's soft edge."""
-MOST_PIXELS = 1e9
+MAX_PIXELS = 1e9
 """Coordinates are below this; NaN and infinity are not."""
 HOW = "--point X,Y, --box X0,Y0,X1,Y1, --mask FILE or --prompts FILE.json"
 
@@ -149,7 +149,7 @@ def read_masks(file: Path) -> dict[int, np.ndarray]:
         raise InputError(f"mask {file} is empty: all of it is black; mark the object with another value")
     if len(found) == 1:
         return {1: values > 0}
-    if lossy or len(found) > MOST_OBJECTS:
+    if lossy or len(found) > MAX_OBJECTS:
         raise InputError(
             f"mask {file} has {len(found)} values beside black, which is no number of objects but the blur of JPEG or "
             "of soft edges; save it as a PNG of hard edges"
@@ -289,4 +289,4 @@ def _is_numbers(value: Any, count: int) -> bool:
     if not isinstance(value, list) or len(value) != count:
         return False
     # Neither true nor 10 ** 400 is a coordinate.
-    return all(type(number) in (int, float) and abs(number) < MOST_PIXELS for number in value)
+    return all(type(number) in (int, float) and abs(number) < MAX_PIXELS for number in value)

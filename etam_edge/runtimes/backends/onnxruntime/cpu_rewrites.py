@@ -26,7 +26,7 @@ import numpy as np
 from etam_edge.runtimes.backends.onnxruntime.onnx_file import Node, OnnxFile
 
 DOMAIN = "com.microsoft"
-FEWEST_TOKENS = 512
+MIN_TOKENS = 512
 """Attention over fewer is left alone: its scores fit a cache, and there is nothing to gain."""
 X86 = ("x86_64", "amd64")
 """Processors whose kernels multiply uint8 by int8; int8 by int8 takes ten times as long there. ARM's take both int8."""
@@ -56,7 +56,7 @@ def rewrite_for_cpu(data: bytes, memory_queries: int | None = None) -> bytes:
     return file.to_bytes()
 
 
-def fuse_attention(file: OnnxFile, fewest_tokens: int = FEWEST_TOKENS) -> int:
+def fuse_attention(file: OnnxFile, fewest_tokens: int = MIN_TOKENS) -> int:
     """Fuse every self-attention of so many tokens that has no bias; how many there were."""
     graph = _Links(file.nodes)
     replaced: dict[int, list[Node]] = {}
