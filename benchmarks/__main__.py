@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Before torch is imported, for all contenders: idle OpenMP workers would spin on the cores that the next one needs.
+# Before torch is imported, for all candidates: idle OpenMP workers would spin on the cores that the next one needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The reference draws a progress bar; it reads this when tqdm is imported.
 os.environ.setdefault("TQDM_DISABLE", "1")

@@ -146,7 +146,7 @@ def some_frames(clips: Sequence[Clip], count: int) -> Frames:
 # --- masks ---
 
 
-class Follower:
+class Runner:
     """One session through a clip.
 
     Args:
@@ -168,12 +168,12 @@ class Follower:
 
 def compare_masks(plain: Tracker, camera: Tracker, clip: Clip, frames: int) -> list[str]:
     """For every form: mean and smallest IoU with the masks of the reference's resize, after the prompted frame."""
-    reference = Follower(plain, clip)
+    reference = Runner(plain, clip)
     others = [
-        Follower(plain, clip, linear),
-        Follower(plain, clip, pooled),
-        Follower(plain, clip, resize=FAST),
-        Follower(camera, clip),
+        Runner(plain, clip, linear),
+        Runner(plain, clip, pooled),
+        Runner(plain, clip, resize=FAST),
+        Runner(camera, clip),
     ]
     found: list[list[float]] = [[] for _ in others]
     for index, frame in enumerate(islice(clip.frames, frames)):

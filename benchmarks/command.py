@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import (
-    part_arithmetic,
-    part_kernels,
-    part_objects,
-    part_profile,
-    part_reference,
-    part_stages,
-    part_start,
-    part_streams,
-    part_tricks,
+    bench_arithmetic,
+    bench_kernels,
+    bench_objects,
+    bench_profile,
+    bench_reference,
+    bench_stages,
+    bench_start,
+    bench_streams,
+    bench_tricks,
 )
 from benchmarks.bundles import Bundles
 from benchmarks.record import Recorder
@@ -27,15 +27,15 @@ from etam_edge.spec import find_spec
 
 MODELS = ("efficienttam_ti_512x512", "efficienttam_ti_1", "efficienttam_ti_2")
 PARTS: Mapping[str, Callable[[Settings], Part]] = {
-    "reference": part_reference.run,
-    "tricks": part_tricks.run,
-    "stages": part_stages.run,
-    "profile": part_profile.run,
-    "objects": part_objects.run,
-    "streams": part_streams.run,
-    "start": part_start.run,
-    "kernels": part_kernels.run,
-    "arithmetic": part_arithmetic.run,
+    "reference": bench_reference.run,
+    "tricks": bench_tricks.run,
+    "stages": bench_stages.run,
+    "profile": bench_profile.run,
+    "objects": bench_objects.run,
+    "streams": bench_streams.run,
+    "start": bench_start.run,
+    "kernels": bench_kernels.run,
+    "arithmetic": bench_arithmetic.run,
 }
 NEEDS_REFERENCE = "reference"
 
@@ -66,9 +66,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, metavar="DIR", help="checkout of yformer/EfficientTAM")
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="MODEL", help="of most parts")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--contenders", nargs="+", default=[], metavar="NAME", help="only these take turns")
+    parser.add_argument("--candidates", nargs="+", default=[], metavar="NAME", help="only these take turns")
     parser.add_argument("--also", nargs="+", type=named_folder, default=[], metavar="NAME=DIR", help="more bundles")
-    parser.add_argument("--frames", type=positive, default=15, help="that count, of each contender")
+    parser.add_argument("--frames", type=positive, default=15, help="that count, of each candidate")
     parser.add_argument("--warm-up", type=positive, default=20, help="frames before them; memory has to be full")
     parser.add_argument("--stream", type=positive, default=5050, help="frames of the long stream")
     parser.add_argument("--starts", type=positive, default=7, help="fresh processes of each kind")
@@ -92,7 +92,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         torch.set_num_threads(options.threads)
     return Settings(
         models=options.models,
-        contenders=options.contenders,
+        candidates=options.candidates,
         frames=options.frames,
         warm_up=options.warm_up,
         stream=options.stream,

@@ -91,7 +91,7 @@ class Clock:
         self._next += 1
 
 
-class Follower(Protocol):
+class Runner(Protocol):
     """Somebody who tracks one object through a stream."""
 
     clock: Clock | None
@@ -109,11 +109,11 @@ class Follower(Protocol):
 # --- engines ---
 
 
-class EngineFollower:
+class EngineRunner:
     """A session on engines.
 
     Args:
-        tracker: on a CUDA device; closed with the follower.
+        tracker: on a CUDA device; closed with the runner.
         staged: whether to time stages.
     """
 
@@ -171,7 +171,7 @@ class _StagedDevice:
 # --- the PyTorch model ---
 
 
-class TorchFollower:
+class TorchRunner:
     """The PyTorch model with its own tracker, which keeps every frame, as the reference does.
 
     Args:
@@ -284,51 +284,51 @@ class _ModelOnDevice:
 # --- measuring ---
 
 
-def whole_frames(followers: Mapping[str, Follower], frames: Sequence[np.ndarray], count: int) -> dict[str, list[float]]:
-    """Milliseconds of `count` frames after the warm-up, by follower, in turn on each frame."""
-    times: dict[str, list[float]] = {name: [] for name in followers}
+def whole_frames(runners: Mapping[str, Runner], frames: Sequence[np.ndarray], count: int) -> dict[str, list[float]]:
+    """Milliseconds of `count` frames after the warm-up, by runner, in turn on each frame."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
     for index in range(WARM_UP + count):
         frame = frames[index % len(frames)]
         # Whoever goes first has the colder caches: they take turns in that, too.
-        for name in list(followers) if index % 2 == 0 else reversed(list(followers)):
-            follower = followers[name]
+        for name in list(runners) if index % 2 == 0 else reversed(list(runners)):
+            runner = runners[name]
             begin = time.perf_counter()
-            follower.step(frame, prompted=index == 0)
-            follower.wait()
+            runner.step(frame, prompted=index == 0)
+            runner.wait()
             if index >= WARM_UP:
                 times[name].append(1e3 * (time.perf_counter() - begin))
     return times
 
 
 def stages(
-    followers: Mapping[str, Follower], frames: Sequence[np.ndarray], count: int
+    runners: Mapping[str, Runner], frames: Sequence[np.ndarray], count: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of each stage of `count` frames after the warm-up, by follower and stage."""
+    """Milliseconds of each stage of `count` frames after the warm-up, by runner and stage."""
     for index in range(WARM_UP + count):
-        for follower in followers.values():
-            assert follower.clock is not None
+        for runner in runners.values():
+            assert runner.clock is not None
             if index == WARM_UP:
-                for times in follower.clock.times.values():
+                for times in runner.clock.times.values():
                     times.clear()
-            follower.clock.begin()
-            follower.step(frames[index % len(frames)], prompted=index == 0)
-    return {name: follower.clock.times for name, follower in followers.items() if follower.clock is not None}
+            runner.clock.begin()
+            runner.step(frames[index % len(frames)], prompted=index == 0)
+    return {name: runner.clock.times for name, runner in runners.items() if runner.clock is not None}
 
 
 def memory(
-    make: Callable[[], Follower], frames: Sequence[np.ndarray], used: Callable[[], int], at: Sequence[int]
+    make: Callable[[], Runner], frames: Sequence[np.ndarray], used: Callable[[], int], at: Sequence[int]
 ) -> list[int]:
-    """Bytes of the GPU in use at these frames, beyond those in use before the follower was made."""
+    """Bytes of the GPU in use at these frames, beyond those in use before the runner was made."""
     gc.collect()
     before = used()
-    follower = make()
+    runner = make()
     found = []
     for index in range(max(at) + 1):
-        follower.step(frames[index % len(frames)], prompted=index == 0)
+        runner.step(frames[index % len(frames)], prompted=index == 0)
         if index in at:
-            follower.wait()
+            runner.wait()
             found.append(used() - before)
-    follower.close()
+    runner.close()
     return found
 
 
@@ -402,23 +402,23 @@ class Subject:
     bundles: dict[str, Path]
     model: Callable[[], EfficientTAM] | None
 
-    def makers(self, compiled: Compile) -> dict[str, Callable[[bool], Follower]]:
-        """By name, what makes a follower, whether its stages are timed or not."""
-        made: dict[str, Callable[[bool], Follower]] = {}
+    def makers(self, compiled: Compile) -> dict[str, Callable[[bool], Runner]]:
+        """By name, what makes a runner, whether its stages are timed or not."""
+        made: dict[str, Callable[[bool], Runner]] = {}
         for precision, path in self.bundles.items():
-            made[f"TensorRT {precision}"] = partial(_follow_engines, path)
+            made[f"TensorRT {precision}"] = partial(_run_engines, path)
         if self.model is not None:
-            made["PyTorch bf16"] = partial(_follow_torch, self.model, None)
-            made["PyTorch bf16, compiled"] = partial(_follow_torch, self.model, compiled)
+            made["PyTorch bf16"] = partial(_run_torch, self.model, None)
+            made["PyTorch bf16, compiled"] = partial(_run_torch, self.model, compiled)
         return made
 
 
-def _follow_engines(path: Path, staged: bool) -> Follower:
-    return EngineFollower(Tracker.load(path, TENSORRT), staged)
+def _run_engines(path: Path, staged: bool) -> Runner:
+    return EngineRunner(Tracker.load(path, TENSORRT), staged)
 
 
-def _follow_torch(model: Callable[[], EfficientTAM], compiled: Compile | None, staged: bool) -> Follower:
-    return TorchFollower(model(), compiled=compiled, staged=staged)
+def _run_torch(model: Callable[[], EfficientTAM], compiled: Compile | None, staged: bool) -> Runner:
+    return TorchRunner(model(), compiled=compiled, staged=staged)
 
 
 def measure(subject: Subject, cuda: Cuda, options: argparse.Namespace) -> None:
@@ -427,13 +427,13 @@ def measure(subject: Subject, cuda: Cuda, options: argparse.Namespace) -> None:
     makers = subject.makers(_torch_compile(options.compile_mode))
     print(f"\n## {subject.spec.name}, frames of {width} x {height}, one object, memory full\n", flush=True)
 
-    with _followers(makers, staged=False) as followers:
-        times = whole_frames(followers, frames, options.frames)
+    with _runners(makers, staged=False) as runners:
+        times = whole_frames(runners, frames, options.frames)
     print(f"{options.frames} frames of each in turn after {WARM_UP} of warm-up.\n")
     print(whole_table(times, [name for name in times if name.startswith("PyTorch")]), flush=True)
 
-    with _followers(makers, staged=True) as followers:
-        parts = stages(followers, frames, options.frames)
+    with _runners(makers, staged=True) as runners:
+        parts = stages(runners, frames, options.frames)
     print(
         "\nThe same in stages. The GPU is waited for after each, which costs time: they add up to more than a frame.\n"
     )
@@ -447,9 +447,9 @@ def measure(subject: Subject, cuda: Cuda, options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _followers(makers: Mapping[str, Callable[[bool], Follower]], staged: bool) -> Iterator[dict[str, Follower]]:
+def _runners(makers: Mapping[str, Callable[[bool], Runner]], staged: bool) -> Iterator[dict[str, Runner]]:
     with ExitStack() as stack:
-        made: dict[str, Follower] = {}
+        made: dict[str, Runner] = {}
         for name, make in makers.items():
             made[name] = make(staged)
             stack.callback(made[name].close)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.turns import Entry
+from benchmarks.interleave import Entry
 from etam_edge.plotting import make_figure, to_png
 
 COLOURS = ("#8fb8de", "#2f5f94", "#e0802b", "#6aa56e", "#8a6bb1", "#bbbbbb")
 
 
 def ratio_plot(found: Mapping[str, Sequence[Entry]], words: Mapping[str, str]) -> bytes:
-    """A group of bars for each model: how many times as fast as the first contender, with 95 % intervals."""
+    """A group of bars for each model: how many times as fast as the first candidate, with 95 % intervals."""
     names = list(dict.fromkeys(entry.name for entries in found.values() for entry in entries if entry.ratio))
     first = next(iter(found.values()))[0].name
     figure, [axes] = make_figure(3.6)

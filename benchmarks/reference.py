@@ -82,7 +82,7 @@ def build_predictor(builder: Any, name: str, weights: Mapping[str, Any]) -> Any:
     return predictor
 
 
-class ReferenceFollower:
+class ReferenceRunner:
     """One step of the predictor's `propagate_in_video` is one frame.
 
     The reference's favour: its `init_state` reads, resizes and normalises all frames beforehand, so that a step begins

@@ -1,4 +1,4 @@
-"""What all contenders see: the same frames, the same click."""
+"""What all candidates see: the same frames, the same click."""
 
 from __future__ import annotations
 

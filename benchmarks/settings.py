@@ -19,8 +19,8 @@ class Settings:
 
     Attributes:
         models: names.
-        contenders: names of those that take part, or none for all.
-        frames: that count, of each contender.
+        candidates: names of those that take part, or none for all.
+        frames: that count, of each candidate.
         warm_up: frames before them.
         stream: frames of the long stream.
         starts: fresh processes of each kind.
@@ -37,7 +37,7 @@ class Settings:
     starts: int
     output: Path
     bundles: Bundles
-    contenders: Sequence[str] = ()
+    candidates: Sequence[str] = ()
     reference: Path | None = None
     also: dict[str, Path] = field(default_factory=dict)
     threads: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.turns import Entry
+from benchmarks.interleave import Entry
 from etam_edge.benchmark.result import Ratio
 
 
@@ -15,7 +15,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def times_table(title: str, entries: Sequence[Entry], words: dict[str, str]) -> str:
-    """All contenders of one run: times, ratios over the first one, agreement with it.
+    """All candidates of one run: times, ratios over the first one, agreement with it.
 
     Args:
         title: of the table.
@@ -42,7 +42,7 @@ def ratio_cells(found: Ratio) -> list[str]:
 
 
 def mask_warnings(where: str, entries: Sequence[Entry]) -> list[str]:
-    """A sentence for each contender that answers other masks than the first one: its time says nothing."""
+    """A sentence for each candidate that answers other masks than the first one: its time says nothing."""
     return [
         f"{where}: {entry.name} answers other masks than {entries[0].name} (mean IoU {entry.agreement.mean_iou:.3f}): "
         "its time counts for nothing"

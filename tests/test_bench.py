@@ -20,7 +20,7 @@ from etam_edge.benchmark import machine as machine_module
 from etam_edge.benchmark import measure as measure_module
 from etam_edge.benchmark.clip import BenchClip, clip_of_source, drawn_clip, grid_boxes
 from etam_edge.benchmark.machine import device_memory, governor, peak_memory, power_mode, resident_memory
-from etam_edge.benchmark.measure import Contender, check_length, frames_to_fill, measure, stage_frames
+from etam_edge.benchmark.measure import Candidate, check_length, frames_to_fill, measure, stage_frames
 from etam_edge.benchmark.noise import NoiseWatch, busy_warning, pace_warning, scatter_warnings
 from etam_edge.benchmark.result import Memory, ObjectsRun, SideRun, Timing, drift, ratio
 from etam_edge.benchmark.stages import OTHER, STAGES, Stopwatch, TimedStream
@@ -148,8 +148,8 @@ def test_reading_is_timed_where_something_is_read(tmp_path: Path) -> None:
 # --- the run ---
 
 
-def scripted(clock: Clock, name: str, seconds: list[float], order: list[tuple[str, int]]) -> Contender:
-    """A contender whose frames take what they are told."""
+def scripted(clock: Clock, name: str, seconds: list[float], order: list[tuple[str, int]]) -> Candidate:
+    """A candidate whose frames take what they are told."""
 
     def start(objects: int) -> measure_module.Stream:
         clock.now += 0.125 * objects
@@ -165,7 +165,7 @@ def scripted(clock: Clock, name: str, seconds: list[float], order: list[tuple[st
 
         return track
 
-    return Contender(name, start)
+    return Candidate(name, start)
 
 
 def test_two_take_turns_and_the_first_turn_alternates() -> None:
@@ -310,7 +310,7 @@ def test_a_bundle_with_several_numbers_of_objects(tracker: Tracker) -> None:
     clip, steps = drawn_clip((90, 160)), []
     for objects in (1, 3):
         steps.clear()
-        run = measure([Contender.of("small", tracker)], clip, objects, FRAMES, WARM_UP, step=steps.append)
+        run = measure([Candidate.of("small", tracker)], clip, objects, FRAMES, WARM_UP, step=steps.append)
         assert len(steps) == 2 * FRAMES
         [side] = run.sides
         assert len(side.milliseconds) == FRAMES
@@ -341,8 +341,8 @@ def test_engines_on_a_device_that_works_on_by_itself(gpu: Gpu, small_bundle: Sma
         # Work is done when it is waited for. Without a wait after each, the first download would pay for all.
         assert spent["encode"] > spent["download"]
         assert not any(cuda._queues.values())
-    contenders = [Contender.of("engines", engines), Contender.of("graphs", Tracker.load(bundle.path, "onnxruntime"))]
-    run = measure(contenders, clip, 2, FRAMES, WARM_UP)
+    candidates = [Candidate.of("engines", engines), Candidate.of("graphs", Tracker.load(bundle.path, "onnxruntime"))]
+    run = measure(candidates, clip, 2, FRAMES, WARM_UP)
     assert all(side.stages is not None for side in run.sides)
     assert run.ratio is not None
     # All that a session allocated, and nothing else, is told.
@@ -355,7 +355,7 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 1)
-    stream = Contender.of("engines", Tracker(bundle, TensorRTBackend(bundle, cuda, trt))).start(1)
+    stream = Candidate.of("engines", Tracker(bundle, TensorRTBackend(bundle, cuda, trt))).start(1)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 2)):
         stream(frame.pixels, clip.prompts(1) if index == 0 else None)
@@ -368,13 +368,13 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
 @pytest.mark.parametrize("objects", [1, 4])
 def test_the_pytorch_model_does_the_same_work(objects: int, tracker: Tracker) -> None:
     pytest.importorskip("torch")
-    from etam_edge.benchmark.torch_model import torch_contender
+    from etam_edge.benchmark.torch_model import torch_candidate
     from etam_edge_testing.small import small_model
 
     sizes = tracker.bundle.manifest.sizes
-    contender = torch_contender("torch", small_model(Pooling.SCORE_BIAS), sizes)
-    assert contender.tracker is None
-    stream, session = contender.start(objects), tracker.start_session(max_objects=objects)
+    candidate = torch_candidate("torch", small_model(Pooling.SCORE_BIAS), sizes)
+    assert candidate.tracker is None
+    stream, session = candidate.start(objects), tracker.start_session(max_objects=objects)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 3)):
         prompts = clip.prompts(objects) if index == 0 else None

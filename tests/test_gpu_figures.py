@@ -25,7 +25,7 @@ pytest.importorskip("onnxruntime")
 
 
 from benchmarks import gpu_figures
-from benchmarks.gpu_figures import STAGES, EngineFollower, TorchFollower
+from benchmarks.gpu_figures import STAGES, EngineRunner, TorchRunner
 
 WIDTH, HEIGHT = 160, 120
 FRAMES = [clip_frame(index, HEIGHT, WIDTH) for index in range(4)]
@@ -48,24 +48,24 @@ def make_tracker(cuda: SimulatedCuda, small_bundle: SmallBundleMaker, tmp_path: 
 
 
 def test_whole_frames_of_engines(make_tracker: TrackerMaker) -> None:
-    followers = {name: EngineFollower(make_tracker()) for name in ("fp16", "int8")}
-    times = gpu_figures.whole_frames(followers, FRAMES, COUNT)
+    runners = {name: EngineRunner(make_tracker()) for name in ("fp16", "int8")}
+    times = gpu_figures.whole_frames(runners, FRAMES, COUNT)
     assert {name: len(values) for name, values in times.items()} == {"fp16": COUNT, "int8": COUNT}
     assert min(min(values) for values in times.values()) > 0
-    for follower in followers.values():
-        follower.close()
+    for runner in runners.values():
+        runner.close()
 
 
 def test_stages_add_up_and_change_no_answer(make_tracker: TrackerMaker) -> None:
-    """Every counted frame has every stage once; a staged follower draws the mask that a session does."""
-    follower = EngineFollower(make_tracker(), staged=True)
-    parts = gpu_figures.stages({"fp16": follower}, FRAMES, COUNT)
+    """Every counted frame has every stage once; a staged runner draws the mask that a session does."""
+    runner = EngineRunner(make_tracker(), staged=True)
+    parts = gpu_figures.stages({"fp16": runner}, FRAMES, COUNT)
     assert {stage: len(values) for stage, values in parts["fp16"].items()} == dict.fromkeys(STAGES, COUNT)
     assert all(value > 0 for values in parts["fp16"].values() for value in values)
 
     session = make_tracker().start_session(max_objects=1)
     click = Prompt(points=[(0.25 * WIDTH, 0.6 * HEIGHT)], labels=[1])
-    again = EngineFollower(make_tracker(), staged=True)
+    again = EngineRunner(make_tracker(), staged=True)
     for index, frame in enumerate(FRAMES):
         wanted = session.track(frame, prompts={1: click} if index == 0 else None).masks[0]
         assert again.clock is not None
@@ -76,10 +76,10 @@ def test_stages_add_up_and_change_no_answer(make_tracker: TrackerMaker) -> None:
 def test_memory_is_counted_from_before_loading(cuda: SimulatedCuda, make_tracker: TrackerMaker) -> None:
     other = cuda.allocate(12345)
     found = gpu_figures.memory(
-        lambda: EngineFollower(make_tracker()), FRAMES, lambda: sum(cuda.allocations.values()), at=(2, 6)
+        lambda: EngineRunner(make_tracker()), FRAMES, lambda: sum(cuda.allocations.values()), at=(2, 6)
     )
     assert found[0] == found[1] > 0
-    assert list(cuda.allocations) == [other], "a follower that was closed holds memory"
+    assert list(cuda.allocations) == [other], "a runner that was closed holds memory"
 
 
 def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -> None:
@@ -98,7 +98,7 @@ def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -
         return call
 
     model = small_model(Pooling.SCORE_BIAS)
-    eager, wrapped = (TorchFollower(model, "cpu", compiled=how, staged=how is not None) for how in (None, compiled))
+    eager, wrapped = (TorchRunner(model, "cpu", compiled=how, staged=how is not None) for how in (None, compiled))
     session = make_tracker().start_session(max_objects=1)
     click = Prompt(points=[(0.25 * WIDTH, 0.6 * HEIGHT)], labels=[1])
     for index in range(18):
@@ -107,7 +107,7 @@ def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -
             assert wrapped.clock is not None
             wrapped.clock.begin()
             called.clear()
-        masks = [follower.step(frame, prompted=index == 0) for follower in (eager, wrapped)]
+        masks = [runner.step(frame, prompted=index == 0) for runner in (eager, wrapped)]
         np.testing.assert_array_equal(masks[0], masks[1])
         wanted = session.track(frame, prompts={1: click} if index == 0 else None).masks[0]
         assert masks[0].shape == wanted.shape == (HEIGHT, WIDTH)
@@ -115,9 +115,9 @@ def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -
     assert called == ["encode", "condition", "segment", "remember"]
     assert wrapped.clock is not None
     assert {len(values) for values in wrapped.clock.times.values()} == {1}
-    for follower in (eager, wrapped):
-        follower.wait()
-        follower.close()
+    for runner in (eager, wrapped):
+        runner.wait()
+        runner.close()
 
 
 def test_tables() -> None:

@@ -29,24 +29,24 @@ if PREBUILT:
     pytest.skip("the bundles' model is not of this run", allow_module_level=True)
 
 from benchmarks import (  # noqa: E402
+    bench_arithmetic,
+    bench_kernels,
+    bench_objects,
+    bench_profile,
+    bench_start,
+    bench_streams,
+    bench_tricks,
     bundles,
-    contenders,
-    part_arithmetic,
-    part_kernels,
-    part_objects,
-    part_profile,
-    part_start,
-    part_streams,
-    part_tricks,
-    turns,
+    candidates,
+    interleave,
 )
 from benchmarks.command import main  # noqa: E402
-from benchmarks.followers import ModelFollower  # noqa: E402
-from benchmarks.plain_follower import PlainFollower, fill_memory  # noqa: E402
+from benchmarks.interleave import Runner, interleave, order  # noqa: E402
 from benchmarks.plain_graphs import export_plain  # noqa: E402
+from benchmarks.plain_runner import PlainRunner, fill_memory  # noqa: E402
+from benchmarks.runners import ModelRunner  # noqa: E402
 from benchmarks.scene import Scene, make_scene  # noqa: E402
 from benchmarks.session_options import load_without  # noqa: E402
-from benchmarks.turns import Follower, order, take_turns  # noqa: E402
 from etam_edge.model import EfficientTAM, ReferenceTracker  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,9 +67,9 @@ def small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bundles, "seeded_weights", weights)
     monkeypatch.setattr(turns, "REST", 0.0)
-    monkeypatch.setattr(part_objects, "MODELS", (NAME,))
-    monkeypatch.setattr(part_streams, "PAIRS", 6)
-    for part in (part_streams, part_start):
+    monkeypatch.setattr(bench_objects, "MODELS", (NAME,))
+    monkeypatch.setattr(bench_streams, "PAIRS", 6)
+    for part in (bench_streams, bench_start):
         monkeypatch.setattr(part, "MODEL", NAME)
 
 
@@ -94,7 +94,7 @@ def run(output: Path, *arguments: str, models: str = NAME) -> dict[str, Any]:
 
 
 class Fixed:
-    """A follower that takes as many seconds as it is told and always answers the same."""
+    """A runner that takes as many seconds as it is told and always answers the same."""
 
     def __init__(self, clock: list[float], seconds: list[float], logits: np.ndarray) -> None:
         self._clock, self._seconds, self._logits = clock, seconds, logits
@@ -110,8 +110,8 @@ def test_ratios_come_from_the_times() -> None:
     clock, logits = [0.0], np.full((4, 4), 2.0, dtype=np.float32)
     random = np.random.default_rng(5)
     spent = {name: list(random.uniform(low, 2 * low, 30)) for name, low in (("slow", 2.0), ("fast", 1.0))}
-    followers: dict[str, Follower] = {name: Fixed(clock, taken, logits) for name, taken in spent.items()}
-    slow, fast = take_turns(followers, 10, 20, clock=lambda: clock[0])
+    runners: dict[str, Runner] = {name: Fixed(clock, taken, logits) for name, taken in spent.items()}
+    slow, fast = interleave(runners, 10, 20, clock=lambda: clock[0])
     assert slow.ratio is None
     assert slow.agreement is None
     assert fast.milliseconds == pytest.approx([1e3 * seconds for seconds in spent["fast"]])
@@ -142,16 +142,16 @@ def test_plain_export_answers_what_the_model_does(tmp_path: Path) -> None:
     model = small_model(Pooling.NONE)
     scene = make_scene(model.spec.image_size, tmp_path / "frames")
     paths, start = export_plain(model, tmp_path / "plain"), fill_memory(model, scene)
-    followers: dict[str, Follower] = {
-        "model": ModelFollower(model, scene),
-        "plain": PlainFollower(paths, start, scene, 1, spinning=False),
-        "spinning": PlainFollower(paths, start, scene, 1, spinning=True),
+    runners: dict[str, Runner] = {
+        "model": ModelRunner(model, scene),
+        "plain": PlainRunner(paths, start, scene, 1, spinning=False),
+        "spinning": PlainRunner(paths, start, scene, 1, spinning=True),
     }
-    for entry in take_turns(followers, WARM_UP, 9)[1:]:
+    for entry in interleave(runners, WARM_UP, 9)[1:]:
         assert entry.agreement is not None
         assert entry.agreement.mean_iou > 0.999
         assert entry.agreement.relative_error < 1e-4
-        assert followers[entry.name].masks.shape == (1, 128, 128)  # type: ignore[attr-defined]
+        assert runners[entry.name].masks.shape == (1, 128, 128)  # type: ignore[attr-defined]
 
 
 # --- the reference ---
@@ -216,7 +216,7 @@ def test_beside_the_reference(
     output = tmp_path / "out"
     given = ["--only", "reference", "--reference", str(checkout), "--bundles", str(ready)]
     chosen = ["reference", "plain-spinning", "plain", "fp32"]
-    content = run(output, *given, "--contenders", *chosen, "--also", f"again={ready}")
+    content = run(output, *given, "--candidates", *chosen, "--also", f"again={ready}")
     entries = {entry["name"]: entry for entry in content["parts"]["reference"][NAME]}
     assert list(entries) == [*chosen, "again"]
     base = entries["reference"]["milliseconds"][WARM_UP:]
@@ -243,9 +243,9 @@ def test_beside_the_reference(
     assert content["OMP_WAIT_POLICY"]
     assert content["noise"]["pace_before"] > 0
 
-    # A contender that draws something else is told, however fast it is.
+    # A candidate that draws something else is told, however fast it is.
     monkeypatch.setattr(sys.modules[__name__], "SIGN", -1.0)
-    content = run(tmp_path / "other", *given, "--contenders", "reference", "fp32")
+    content = run(tmp_path / "other", *given, "--candidates", "reference", "fp32")
     assert capsys.readouterr().out.count("**other masks**, 0.0000") == 1
     assert f"{NAME}: fp32 answers other masks than reference" in " ".join(content["warnings"])
 
@@ -276,14 +276,14 @@ def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFi
     output = tmp_path / "out"
     content = run(output, "--only", "tricks", "stages", "--bundles", str(ready))
     found = content["parts"]["tricks"][NAME]
-    times = {entry["name"]: entry["milliseconds"][WARM_UP:] for entry in found["contenders"]}
+    times = {entry["name"]: entry["milliseconds"][WARM_UP:] for entry in found["candidates"]}
     assert next(iter(times)) == "pytorch"
-    assert set(times) == {"pytorch", *(name for trick in part_tricks.TRICKS for name in (trick.off, trick.on))}
-    assert [trick["what"] for trick in found["tricks"]] == [trick.what for trick in part_tricks.TRICKS]
+    assert set(times) == {"pytorch", *(name for trick in bench_tricks.TRICKS for name in (trick.off, trick.on))}
+    assert [trick["what"] for trick in found["tricks"]] == [trick.what for trick in bench_tricks.TRICKS]
     for trick in found["tricks"]:
         expected = np.median(times[trick["off"]]) / np.median(times[trick["on"]])
         assert trick["of_medians"] == pytest.approx(expected, rel=1e-2)
-    for entry in found["contenders"][1:]:
+    for entry in found["candidates"][1:]:
         assert entry["agreement"]["mean_iou"] > (0.9 if entry["name"].startswith("int8") else 0.999)
     staged = content["parts"]["stages"][NAME]
     assert list(staged) == ["fp32-bare", "fp32", "int8"]
@@ -291,16 +291,16 @@ def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (output / "stages.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert said.index("## What each trick gave") < said.index("## Stages of a frame")
-    assert all(f"| {trick.what} |" in said for trick in part_tricks.TRICKS)
+    assert all(f"| {trick.what} |" in said for trick in bench_tricks.TRICKS)
 
 
-def test_what_a_contender_leaves_out(ready: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_candidate_leaves_out(ready: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The rewrites that are left out are not made, and the others are; windows are padded in a bundle that says so."""
     done: list[str] = []
-    for name in (contenders.ATTENTION, contenders.QUERIES):
+    for name in (candidates.ATTENTION, candidates.QUERIES):
         monkeypatch.setattr(cpu_rewrites, name, lambda *given, name=name, **named: done.append(name) or 0)
-    load_without(contenders.ATTENTION)(ready / NAME, 1)
-    assert set(done) == {contenders.QUERIES}
+    load_without(candidates.ATTENTION)(ready / NAME, 1)
+    assert set(done) == {candidates.QUERIES}
     made = bundles.Bundles(tmp_path / "made", ready)
     sizes = [
         sum(node.op_type == "Pad" for node in onnx.load(made.get(NAME, kind) / "graphs" / "encode.onnx").graph.node)
@@ -337,7 +337,7 @@ def test_objects_streams_and_start(ready: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_further_objects_cost() -> None:
-    found = part_objects.cost({1: [10.0, 10.0, 12.0], 4: [25.0, 25.0, 40.0]})
+    found = bench_objects.cost({1: [10.0, 10.0, 12.0], 4: [25.0, 25.0, 40.0]})
     assert found.share == pytest.approx(0.5)
     assert found.of_minima == pytest.approx(0.5)
     assert found.low <= 0.5 <= found.high
@@ -346,7 +346,7 @@ def test_further_objects_cost() -> None:
 
 def test_a_process_that_fails_is_told() -> None:
     with pytest.raises(EtamError, match=r"failed in a process of its own, which said: .*nobody"):
-        part_start.milliseconds(part_start.Start("something", ["-c", "import nobody_has_this"], None))
+        bench_start.milliseconds(bench_start.Start("something", ["-c", "import nobody_has_this"], None))
 
 
 @pytest.mark.parametrize(
@@ -354,9 +354,9 @@ def test_a_process_that_fails_is_told() -> None:
     [
         (["--models", "nobody"], "no model is named 'nobody'"),
         (["--models", NAME, "--warm-up", "3"], "ends before memory is full; use --warm-up 17"),
-        (["--models", NAME, "--contenders", "nobody"], "no contender is named 'nobody'"),
-        (["--models", NAME, "--contenders", "reference"], "none of reference takes part here"),
-        (["--models", NAME, "--contenders", "fp32", "--also", "x=nowhere"], "nowhere has no bundle of small"),
+        (["--models", NAME, "--candidates", "nobody"], "no candidate is named 'nobody'"),
+        (["--models", NAME, "--candidates", "reference"], "none of reference takes part here"),
+        (["--models", NAME, "--candidates", "fp32", "--also", "x=nowhere"], "nowhere has no bundle of small"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -389,8 +389,8 @@ def test_frames_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_kernels_answer_alike_and_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(part_kernels, "SIDES", (256,))
-    monkeypatch.setattr(part_kernels, "SLOTS", 1)
+    monkeypatch.setattr(bench_kernels, "SIDES", (256,))
+    monkeypatch.setattr(bench_kernels, "SLOTS", 1)
     assert main(["--only", "kernels", "--frames", "2", "--models", NAME, "--output", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "performance.json").read_text())["parts"]["kernels"]
     assert len(results) == 4
@@ -400,14 +400,14 @@ def test_kernels_answer_alike_and_are_timed_in_turn(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_kernel_that_computes_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    [*_, scores] = part_kernels.cases((256,), 1)
-    monkeypatch.setattr(part_kernels, "CLOSE", 1e-6)
+    [*_, scores] = bench_kernels.cases((256,), 1)
+    monkeypatch.setattr(bench_kernels, "CLOSE", 1e-6)
     with pytest.raises(EtamError, match="answers something else than the plain form"):
-        part_kernels.measure(scores, 1, 1)
+        bench_kernels.measure(scores, 1, 1)
 
 
 def test_a_profile_counts_operators(ready: Path, tmp_path: Path) -> None:
-    content = run(tmp_path / "out", "--only", "profile", "--contenders", "fp32", "--bundles", str(ready))
+    content = run(tmp_path / "out", "--only", "profile", "--candidates", "fp32", "--bundles", str(ready))
     [found] = content["parts"]["profile"].values()
     assert set(found) == {"encode", "track"}
     assert found["track"]["Softmax"] > 0
@@ -427,14 +427,14 @@ def test_a_profile_counts_the_last_frames() -> None:
         event("c", "Add", 100),
         {"cat": "Session", "name": "model_run", "dur": 1e6},
     ]
-    assert part_profile.by_operator(events, 2) == pytest.approx({"MatMul": 2.5, "Add": 0.05})
+    assert bench_profile.by_operator(events, 2) == pytest.approx({"MatMul": 2.5, "Add": 0.05})
 
 
 def test_arithmetic_is_counted_by_hand(ready: Path, tmp_path: Path) -> None:
     content = run(tmp_path / "out", "--only", "arithmetic", "--bundles", str(ready))
     assert set(content["parts"]["arithmetic"][NAME]) == {"encode", "track"}
     encode = onnx.load(ready / NAME / "graphs" / "encode.onnx")
-    found = part_arithmetic.operations(encode)
+    found = bench_arithmetic.operations(encode)
     spec = MODELS[NAME]
     tokens, width = spec.tokens, spec.vit_width
     # A patch is 16 x 16 x 3 pixels.

@@ -37,7 +37,7 @@ MAX_STAGE_FRAMES = 60
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class Candidate:
     """What is measured.
 
     Attributes:
@@ -53,7 +53,7 @@ class Contender:
     resize: str = EXACT
 
     @classmethod
-    def of(cls, name: str, tracker: Tracker, resize: str = EXACT) -> Contender:
+    def of(cls, name: str, tracker: Tracker, resize: str = EXACT) -> Candidate:
         """A bundle in its runtime."""
         wait = waiting_for(tracker.backend.device)
 
@@ -98,7 +98,7 @@ def stage_frames(frames: int, warm_up: int) -> int:
 
 
 def measure(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     clip: BenchClip,
     objects: int,
     frames: int,
@@ -107,10 +107,10 @@ def measure(
     step: Step = lambda what: None,
     root: Path = Path("/"),
 ) -> ObjectsRun:
-    """Measure one or two contenders with one number of objects.
+    """Measure one or two candidates with one number of objects.
 
     Args:
-        contenders: the bundle, then what it is measured against.
+        candidates: the bundle, then what it is measured against.
         clip: frames and prompts.
         objects: tracked from the first frame on.
         frames: of the stream, warm-up included; `check_length` has passed them.
@@ -120,14 +120,14 @@ def measure(
         root: where system files are read.
 
     Raises:
-        EtamError: a frame cannot be read, or a contender refuses it.
+        EtamError: a frame cannot be read, or a candidate refuses it.
     """
     streams, starts = [], []
-    for contender in contenders:
+    for candidate in candidates:
         begin = clock()
-        streams.append(contender.start(objects))
+        streams.append(candidate.start(objects))
         starts.append(1e3 * (clock() - begin))
-    times: list[list[float]] = [[] for _ in contenders]
+    times: list[list[float]] = [[] for _ in candidates]
     decoding: list[float] = []
     after_warm_up = None
     noun = "1 object" if objects == 1 else f"{objects} objects"
@@ -148,7 +148,7 @@ def measure(
     memory = Memory(after_warm_up, at_end, grown, machine.peak_memory(), machine.device_memory())
     # The memory of these streams goes before the next ones are started.
     streams.clear()
-    trackers = {contender.name: contender.tracker for contender in contenders if contender.tracker is not None}
+    trackers = {candidate.name: candidate.tracker for candidate in candidates if candidate.tracker is not None}
     staged = measure_stages(
         trackers,
         clip,
@@ -157,15 +157,15 @@ def measure(
         warm_up,
         clock,
         lambda: step(f"stages, {noun}"),
-        {contender.name: contender.resize for contender in contenders},
+        {candidate.name: candidate.resize for candidate in candidates},
     )
     sides = []
-    for contender, start, taken in zip(contenders, starts, times, strict=True):
-        stages, nbytes = staged.get(contender.name, (None, None))
+    for candidate, start, taken in zip(candidates, starts, times, strict=True):
+        stages, nbytes = staged.get(candidate.name, (None, None))
         whole = Timing.of(taken[warm_up:])
         sides.append(
             SideRun(
-                side=contender.name,
+                side=candidate.name,
                 start=start,
                 first_frame=taken[0],
                 second_frame=taken[1],

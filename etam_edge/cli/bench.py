@@ -17,7 +17,7 @@ from etam_edge.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from etam_edge.benchmark.clip import BenchClip
-    from etam_edge.benchmark.measure import Contender
+    from etam_edge.benchmark.measure import Candidate
     from etam_edge.benchmark.result import Benchmark, Side
     from etam_edge.spec import ModelSpec
 
@@ -103,8 +103,8 @@ def bench(
     for one in loaded:
         one.check(clip, max(counts))
 
-    timed = [one.contender for one in loaded]
-    staged = sum(contender.tracker is not None for contender in timed)
+    timed = [one.candidate for one in loaded]
+    staged = sum(candidate.tracker is not None for candidate in timed)
     with frame_progress() as bar:
         task = bar.add_task("bench", total=len(counts) * (frames + staged * stage_frames(frames, warm_up)))
         runs = [
@@ -148,19 +148,19 @@ class _Loaded:
 
     side: Side
     spec: ModelSpec
-    contender: Contender
+    candidate: Candidate
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
         """(H, W) of the only frames that a bundle takes, or None."""
-        return None if self.contender.tracker is None else self.contender.tracker.bundle.manifest.sizes.frame_size
+        return None if self.candidate.tracker is None else self.candidate.tracker.bundle.manifest.sizes.frame_size
 
     def named_apart(self, other: str) -> _Loaded:
         """Bundles in different folders may have one name."""
         if self.side.name != other:
             return self
         name = f"{other} (against)"
-        return replace(self, side=replace(self.side, name=name), contender=replace(self.contender, name=name))
+        return replace(self, side=replace(self.side, name=name), candidate=replace(self.candidate, name=name))
 
     def check(self, clip: BenchClip, count: int) -> None:
         """
@@ -169,7 +169,7 @@ class _Loaded:
         """
         from etam_edge.runtimes.prompts import prepare
 
-        tracker = self.contender.tracker
+        tracker = self.candidate.tracker
         if tracker is None:
             return
         tracker.backend.check_objects(count)
@@ -218,7 +218,7 @@ def _load_bundle(path: Path, runtime: str, provider: str, threads: int | None, r
         EtamError: the bundle, runtime, provider or way to resize cannot be used; for an unknown option with `where`
             it was given.
     """
-    from etam_edge.benchmark.measure import Contender
+    from etam_edge.benchmark.measure import Candidate
     from etam_edge.benchmark.result import Side
     from etam_edge.runtimes import Tracker
     from etam_edge.runtimes.resizing import choose_resizing
@@ -242,7 +242,7 @@ def _load_bundle(path: Path, runtime: str, provider: str, threads: int | None, r
         load=load,
         resize=resize if manifest.sizes.frame_size is None else "graph",
     )
-    return _Loaded(side, tracker.spec, Contender.of(name, tracker, resize))
+    return _Loaded(side, tracker.spec, Candidate.of(name, tracker, resize))
 
 
 def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: int | None) -> _Loaded:
@@ -261,9 +261,9 @@ def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: int | None) -> 
     with export_packages("--against torch"):
         import torch
 
-        from etam_edge.benchmark.torch_model import torch_contender
+        from etam_edge.benchmark.torch_model import torch_candidate
         from etam_edge.exporters.checkpoints import PACKAGED, load_model, sha256_of
-    tracker = ours.contender.tracker
+    tracker = ours.candidate.tracker
     assert tracker is not None
     if checkpoint is None:
         if tracker.spec != MODELS[NANO.name]:
@@ -286,7 +286,7 @@ def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: int | None) -> 
     # A bundle's folder may be called torch as well.
     name = TORCH if ours.side.name != TORCH else "PyTorch"
     side = Side(name, str(checkpoint), tracker.spec.name, "fp32", f"torch {torch.__version__} (cpu)", sha256, load)
-    return _Loaded(side, tracker.spec, torch_contender(name, model, tracker.bundle.manifest.sizes))
+    return _Loaded(side, tracker.spec, torch_candidate(name, model, tracker.bundle.manifest.sizes))
 
 
 def _versions() -> dict[str, str]:

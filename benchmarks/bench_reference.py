@@ -1,4 +1,4 @@
-"""Whole frames beside the reference, all contenders in turn with their memory full."""
+"""Whole frames beside the reference, all candidates in turn with their memory full."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.contenders import PLAIN, PLAIN_SPINNING, REFERENCE, WORDS, contenders
+from benchmarks.candidates import PLAIN, PLAIN_SPINNING, REFERENCE, WORDS, candidates
+from benchmarks.interleave import Entry, interleave
 from benchmarks.plots import ratio_plot
 from benchmarks.settings import Part, Settings, counted
 from benchmarks.tables import mask_warnings, times_table
-from benchmarks.turns import Entry, take_turns
 from etam_edge.benchmark.noise import SCATTER
 from etam_edge.recipe import FP32, INT8
 
@@ -34,18 +34,18 @@ def run(settings: Settings) -> Part:
 
 
 def turns(name: str, settings: Settings, wanted: Sequence[str]) -> list[Entry]:
-    """One model's contenders, in turn.
+    """One model's candidates, in turn.
 
     Raises:
         EtamError: one of them cannot be made, or fails.
     """
-    followers = {word: make() for word, make in contenders(name, settings, wanted).items()}
-    with counted(name, len(followers) * (settings.warm_up + settings.frames)) as advance:
-        return take_turns(followers, settings.warm_up, settings.frames, step=advance)
+    runners = {word: make() for word, make in candidates(name, settings, wanted).items()}
+    with counted(name, len(runners) * (settings.warm_up + settings.frames)) as advance:
+        return interleave(runners, settings.warm_up, settings.frames, step=advance)
 
 
 def scatter(where: str, entries: Sequence[Entry]) -> list[str]:
-    """A sentence for each contender whose times scatter."""
+    """A sentence for each candidate whose times scatter."""
     return [
         f"{where}: times of {entry.name} scatter (p95 is {entry.whole.p95 / entry.whole.p50:.1f} times p50): "
         "the machine did other things; measure again"

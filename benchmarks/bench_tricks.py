@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.bench_reference import scatter, turns
 from benchmarks.bundles import PADDED
-from benchmarks.contenders import (
+from benchmarks.candidates import (
     FP32_BARE,
     FP32_SPINNING,
     FP32_UNFUSED,
@@ -17,21 +18,20 @@ from benchmarks.contenders import (
     PLAIN_SPINNING,
     WORDS,
 )
-from benchmarks.part_reference import scatter, turns
+from benchmarks.interleave import Entry
 from benchmarks.settings import Part, Settings
 from benchmarks.tables import mask_warnings, ratio_cells, table, times_table
-from benchmarks.turns import Entry
 from etam_edge.benchmark.result import Ratio, ratio
 from etam_edge.recipe import FP32, INT8
 
 
 @dataclass(frozen=True)
 class Trick:
-    """Two contenders that differ in one thing.
+    """Two candidates that differ in one thing.
 
     Attributes:
         what: the thing.
-        off, on: names of contenders without it and with it.
+        off, on: names of candidates without it and with it.
     """
 
     what: str
@@ -50,7 +50,7 @@ TRICKS = (
     Trick("int8 products fused when loaded", INT8_UNFUSED, INT8),
     Trick("int8 in place of fp32", FP32, INT8),
 )
-"""A new trick is a line here, and its contender one in `contenders.VARIANTS`."""
+"""A new trick is a line here, and its candidate one in `candidates.VARIANTS`."""
 BASE = MODEL
 """Who tells what masks are right."""
 
@@ -67,7 +67,7 @@ def run(settings: Settings) -> Part:
         entries = turns(name, settings, wanted)
         gained = gains(entries, settings.warm_up)
         results[name] = {
-            "contenders": [asdict(entry) for entry in entries],
+            "candidates": [asdict(entry) for entry in entries],
             "tricks": [{**asdict(trick), **asdict(found)} for trick, found in gained.items()],
         }
         rows = [
@@ -83,7 +83,7 @@ def run(settings: Settings) -> Part:
 
 
 def gains(entries: list[Entry], warm_up: int) -> dict[Trick, Ratio]:
-    """Time without a trick over time with it, for tricks whose two contenders took part.
+    """Time without a trick over time with it, for tricks whose two candidates took part.
 
     Args:
         entries: of one run.

@@ -1,4 +1,4 @@
-"""The peer-style export as a contender: two graphs back to back, memory on the host in the order of its age."""
+"""The peer-style export as a candidate: two graphs back to back, memory on the host in the order of its age."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class FullMemory:
 
 def fill_memory(model: EfficientTAM, scene: Scene) -> FullMemory:
     """Track the first frames with the PyTorch model: a graph of fixed shapes serves only from then on."""
-    from benchmarks.followers import OBJECT, ModelFollower
+    from benchmarks.runners import OBJECT, ModelRunner
 
-    follower, logits = ModelFollower(model, scene), []
+    runner, logits = ModelRunner(model, scene), []
     for index in range(frames_to_fill(model.spec)):
-        follower.step(index)
-        logits.append(follower.logits())
-    tracker = follower.tracker
+        runner.step(index)
+        logits.append(runner.logits())
+    tracker = runner.tracker
     # As at the beginning of the next frame.
     tracker.frame_index += 1
     memory, position, pointers = (part.detach() for part in tracker._memory(tracker.objects[OBJECT]))
@@ -52,7 +52,7 @@ def fill_memory(model: EfficientTAM, scene: Scene) -> FullMemory:
     return FullMemory(memory.numpy().copy(), position.numpy().copy(), pointers.numpy().copy(), logits)
 
 
-class PlainFollower:
+class PlainRunner:
     """The two graphs in ONNX Runtime. Until memory is full it repeats what the PyTorch model said.
 
     Args:

@@ -1,4 +1,4 @@
-"""This project's contenders: a bundle's session, and the PyTorch model."""
+"""This project's candidates: a bundle's session, and the PyTorch model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OBJECT = 1
 
 
-class SessionFollower:
+class SessionRunner:
     """A session of a bundle: from a frame, uint8 (S, S, 3), to its mask, bool (S, S).
 
     Args:
@@ -39,7 +39,7 @@ class SessionFollower:
         return self._result.mask_logits[0]
 
 
-class ModelFollower:
+class ModelRunner:
     """The plain PyTorch model, one frame in and one mask out, as a session.
 
     Args:

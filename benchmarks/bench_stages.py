@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.bundles import PADDED
-from benchmarks.contenders import ATTENTION, FP32_BARE, QUERIES, WORDS, bundle_of
+from benchmarks.candidates import ATTENTION, FP32_BARE, QUERIES, WORDS, bundle_of
 from benchmarks.session_options import load_bundle, load_without
 from benchmarks.settings import Part, Settings, counted
 from benchmarks.tables import table
@@ -34,7 +34,7 @@ def run(settings: Settings) -> Part:
     tables = []
     bars: dict[str, dict[str, float]] = {}
     for name in settings.models:
-        chosen = [word for word in LOADS if not settings.contenders or word in settings.contenders]
+        chosen = [word for word in LOADS if not settings.candidates or word in settings.candidates]
         trackers = {}
         for word in chosen:
             kind, load = LOADS[word]

@@ -31,7 +31,7 @@ def run(settings: Settings) -> Part:
     results: dict[str, Any] = {}
     tables = []
     for name in settings.models:
-        for word in (kind for kind in (FP32, INT8) if not settings.contenders or kind in settings.contenders):
+        for word in (kind for kind in (FP32, INT8) if not settings.candidates or kind in settings.candidates):
             path = settings.bundles.get(name, word)
             found = profile(path, settings)
             results[f"{name}, {word}"] = found

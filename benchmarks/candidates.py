@@ -8,27 +8,27 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmarks.bundles import PADDED, make_model
-from benchmarks.followers import ModelFollower, SessionFollower
-from benchmarks.plain_follower import FullMemory, PlainFollower, fill_memory
+from benchmarks.interleave import Runner
 from benchmarks.plain_graphs import export_plain
-from benchmarks.reference import ReferenceFollower, build_predictor, find_reference
+from benchmarks.plain_runner import FullMemory, PlainRunner, fill_memory
+from benchmarks.reference import ReferenceRunner, build_predictor, find_reference
+from benchmarks.runners import ModelRunner, SessionRunner
 from benchmarks.scene import Scene, make_scene
 from benchmarks.session_options import load_bundle, load_spinning, load_without
 from benchmarks.settings import Settings
-from benchmarks.turns import Follower
 from etam_edge import Tracker
 from etam_edge.errors import InputError
 from etam_edge.recipe import FP32, INT8
 from etam_edge.spec import find_spec
 
-Make = Callable[[], Follower]
-"""Makes a contender, its model loaded. Raises EtamError where that cannot be done."""
+Make = Callable[[], Runner]
+"""Makes a candidate, its model loaded. Raises EtamError where that cannot be done."""
 Load = Callable[[Path, "int | None"], Tracker]
 """Loads a bundle with so many threads."""
 
 
 class Parts:
-    """What the contenders of one model are made of. All see the same frames; what several need is made once.
+    """What the candidates of one model are made of. All see the same frames; what several need is made once.
 
     Args:
         name: of the model.
@@ -54,19 +54,19 @@ class Parts:
         builder = find_reference(self.settings.reference)
         frames = self.settings.warm_up + self.settings.frames
 
-        def make() -> Follower:
+        def make() -> Runner:
             weights = make_model(self.name).state_dict()
-            return ReferenceFollower(build_predictor(builder, self.name, weights), self.scene, frames)
+            return ReferenceRunner(build_predictor(builder, self.name, weights), self.scene, frames)
 
         return make
 
     def model(self) -> Make:
-        return lambda: ModelFollower(make_model(self.name), self.scene)
+        return lambda: ModelRunner(make_model(self.name), self.scene)
 
     def plain(self, spinning: bool) -> Make:
-        def make() -> Follower:
+        def make() -> Runner:
             paths, start = self._plain
-            return PlainFollower(paths, start, self.scene, self.settings.threads, spinning)
+            return PlainRunner(paths, start, self.scene, self.settings.threads, spinning)
 
         return make
 
@@ -79,7 +79,7 @@ class Parts:
         return self.session_of(self.settings.bundles.get(self.name, kind), load)
 
     def session_of(self, path: Path, load: Load = load_bundle) -> Make:
-        return lambda: SessionFollower(load(path, self.settings.threads), self.scene)
+        return lambda: SessionRunner(load(path, self.settings.threads), self.scene)
 
     @cached_property
     def _plain(self) -> tuple[dict[str, Path], FullMemory]:
@@ -89,10 +89,10 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A contender by name.
+    """A candidate by name.
 
     Attributes:
-        name: for `--contenders` and the JSON file.
+        name: for `--candidates` and the JSON file.
         words: in tables.
         prepare: looks for what it needs and says how it is made.
     """
@@ -141,7 +141,7 @@ WORDS = {variant.name: variant.words for variant in VARIANTS}
 """What each name stands for."""
 
 
-def contenders(name: str, settings: Settings, wanted: Sequence[str]) -> dict[str, Make]:
+def candidates(name: str, settings: Settings, wanted: Sequence[str]) -> dict[str, Make]:
     """Those that take part, by name: of `wanted`, in this order, the ones that the settings name; then `--also`.
 
     Args:
@@ -152,10 +152,10 @@ def contenders(name: str, settings: Settings, wanted: Sequence[str]) -> dict[str
     Raises:
         EtamError: a bundle cannot be made, the reference cannot be used, or nobody takes part.
     """
-    parts, named = Parts(name, settings), settings.contenders
+    parts, named = Parts(name, settings), settings.candidates
     unknown = [word for word in named if word not in WORDS]
     if unknown:
-        raise InputError(f"no contender is named '{unknown[0]}'; use {', '.join(WORDS)}")
+        raise InputError(f"no candidate is named '{unknown[0]}'; use {', '.join(WORDS)}")
     known = {variant.name: variant for variant in VARIANTS}
     found = {word: known[word].prepare(parts) for word in wanted if not named or word in named}
     found |= {word: parts.session_of(bundle_of(folder, name)) for word, folder in settings.also.items()}

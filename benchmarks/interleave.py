@@ -1,4 +1,4 @@
-"""Contenders take turns, frame by frame, in one process: what slows the machine down meets all of them."""
+"""Candidates take turns, frame by frame, in one process: what slows the machine down meets all of them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from etam_edge.benchmark.result import Ratio, Timing, ratio
 
 OTHER_MASKS = 0.9
-"""Mean IoU with the first contender's masks below which a contender answers something else."""
+"""Mean IoU with the first candidate's masks below which a candidate answers something else."""
 
 
 REST = 0.1
 """Seconds before each turn. ONNX Runtime's workers, unless told to stop, spin for some 35 ms after their graph: a
-contender with that default would slow down whoever is next."""
+candidate with that default would slow down whoever is next."""
 
 
-class Follower(Protocol):
+class Runner(Protocol):
     """Tracks one object through the frames of a scene."""
 
     def step(self, index: int) -> None:
@@ -36,7 +36,7 @@ class Follower(Protocol):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a contender's masks are from those of the first one, over the frames that count.
+    """How far a candidate's masks are from those of the first one, over the frames that count.
 
     Attributes:
         mean_iou, smallest_iou: of masks at S/4 pixels; two empty masks agree.
@@ -56,14 +56,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Entry:
-    """One contender's run.
+    """One candidate's run.
 
     Attributes:
         name: of it.
         milliseconds: of every frame, warm-up included.
         whole: of those after the warm-up.
-        ratio: time of the first contender over this one's: above 1 this one is faster. None for the first.
-        agreement: with the first contender; None for the first.
+        ratio: time of the first candidate over this one's: above 1 this one is faster. None for the first.
+        agreement: with the first candidate; None for the first.
     """
 
     name: str
@@ -73,39 +73,39 @@ class Entry:
     agreement: Agreement | None
 
 
-def take_turns(
-    followers: Mapping[str, Follower],
+def interleave(
+    runners: Mapping[str, Runner],
     warm_up: int,
     frames: int,
     step: Callable[[str], None] = lambda what: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Entry]:
-    """Time all followers over the same frames.
+    """Time all runners over the same frames.
 
     Args:
-        followers: by name; the first one is what masks are compared with.
+        runners: by name; the first one is what masks are compared with.
         warm_up: frames at the beginning that do not count.
         frames: that count.
-        step: told the name after every frame of every contender.
+        step: told the name after every frame of every candidate.
         clock: seconds.
 
     Raises:
-        EtamError: a follower cannot track a frame.
+        EtamError: a runner cannot track a frame.
     """
-    names = list(followers)
+    names = list(runners)
     times: dict[str, list[float]] = {name: [] for name in names}
     compared: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names[1:]}
     for index in range(warm_up + frames):
         for name in order(names, index):
             time.sleep(REST)
             begin = clock()
-            followers[name].step(index)
+            runners[name].step(index)
             times[name].append(1e3 * (clock() - begin))
             step(name)
         if index >= warm_up:
-            expected = followers[names[0]].logits()
+            expected = runners[names[0]].logits()
             for name in names[1:]:
-                compared[name].append(_compare(followers[name].logits(), expected))
+                compared[name].append(_compare(runners[name].logits(), expected))
     entries = []
     for number, name in enumerate(names):
         counted = times[name][warm_up:]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.interleave import order
 from benchmarks.session_options import load_bundle
 from benchmarks.settings import Part, Settings, counted
 from benchmarks.tables import table
-from benchmarks.turns import order
 from etam_edge.benchmark import machine
 from etam_edge.benchmark.clip import drawn_clip
-from etam_edge.benchmark.measure import Contender
+from etam_edge.benchmark.measure import Candidate
 from etam_edge.benchmark.result import EARLY, ratio
 
 MODEL = "etam_nano"
@@ -37,7 +37,7 @@ def run(settings: Settings) -> Part:
     Raises:
         EtamError: the bundle cannot be made or used.
     """
-    contender = Contender.of(MODEL, load_bundle(settings.bundles.get(MODEL), settings.threads))
+    candidate = Candidate.of(MODEL, load_bundle(settings.bundles.get(MODEL), settings.threads))
     clip = drawn_clip()
     prompts = clip.prompts(1)
     # Read once: drawing them anew would show in the process's memory.
@@ -45,7 +45,7 @@ def run(settings: Settings) -> Part:
     times: list[float] = []
     early = min(EARLY, settings.stream // 2)
     with counted(f"{MODEL}, long stream", settings.stream + early + 2 * PAIRS) as advance:
-        streams = {OLD: contender.start(1)}
+        streams = {OLD: candidate.start(1)}
         resident = None
         for index in range(settings.stream):
             begin = time.perf_counter()
@@ -55,7 +55,7 @@ def run(settings: Settings) -> Part:
                 resident = machine.resident_memory(ROOT)
             advance("alone")
         at_end = machine.resident_memory(ROOT)
-        streams[FRESH] = contender.start(1)
+        streams[FRESH] = candidate.start(1)
         for index in range(early):
             streams[FRESH](images[index % len(images)], prompts if index == 0 else None)
             advance("fresh session")
