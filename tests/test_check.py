@@ -33,7 +33,7 @@ def true_mask(index: int, number: int) -> np.ndarray:
 
 
 def shifted(by: int) -> Masks:
-    """The true mask, moved to the right."""
+    """The ground-truth mask, moved to the right."""
     return lambda index, number: np.roll(true_mask(index, number), by, axis=1)
 
 
@@ -377,9 +377,11 @@ def test_thresholds_that_mean_nothing_are_refused() -> None:
     assert choose_thresholds(None, None, 1, 3) == Thresholds(1.0, None)
     assert choose_thresholds(None, 0.5, 0, 3) == Thresholds(None, 0.5)
     assert choose_thresholds(2.0, 0.5, 3, 3) == Thresholds(2.0, 0.5)
-    with pytest.raises(InputError, match=r"--max-drop cannot be judged: none of the 3 clips has true masks.*--min-iou"):
+    with pytest.raises(
+        InputError, match=r"--max-drop cannot be judged: none of the 3 clips has ground-truth masks.*--min-iou"
+    ):
         choose_thresholds(1.0, 0.9, 0, 3)
-    with pytest.raises(InputError, match=r"cannot be judged: the clip has no true masks.*--min-iou"):
+    with pytest.raises(InputError, match=r"cannot be judged: the clip has no ground-truth masks.*--min-iou"):
         choose_thresholds(None, None, 0, 1)
 
 
@@ -395,7 +397,7 @@ def test_no_figure_that_is_not_a_number_passes(clip: Clip) -> None:
     verdict = judge(replace(comparison, overall=unknown), Thresholds(100.0, 0.0))
     assert not verdict.passed
     assert len(verdict.reasons) == 2
-    with pytest.raises(InputError, match="without true masks"):
+    with pytest.raises(InputError, match="without ground-truth masks"):
         judge(replace(comparison, overall=replace(overall, drop=None)), Thresholds(1.0))
 
 

@@ -80,7 +80,7 @@ def damaged(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """Two clips with true masks on every frame."""
+    """Two clips with ground-truth masks on every frame."""
     write_clip(tmp_path / "davis", NAME, FRAMES)
     write_clip(tmp_path / "davis", "other", FRAMES - 2)
     return tmp_path / "davis"
@@ -233,7 +233,9 @@ def test_a_bundle_that_answers_nan_fails_whatever_is_allowed(
 
 
 def test_without_true_masks_only_the_reference_counts(bundle: Path, bare: Path) -> None:
-    refused(run(bundle, bundle, bare, "--max-drop", 1), "--max-drop cannot be judged: the clip has no true masks")
+    refused(
+        run(bundle, bundle, bare, "--max-drop", 1), "--max-drop cannot be judged: the clip has no ground-truth masks"
+    )
     refused(run(bundle, bundle, bare, "--max-drop", 1, "--min-iou", 0.5), "--max-drop cannot be judged")
     refused(run(bundle, bundle, bare), "hold the masks to the reference's with --min-iou")
     assert not Path("checks").exists()

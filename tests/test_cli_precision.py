@@ -217,7 +217,7 @@ def test_wrong_calls_are_refused_before_any_work(
         (short / "Annotations" / "crossing" / file.name).unlink(missing_ok=True)
     shutil.copytree(clips / "JPEGImages", short / "JPEGImages", dirs_exist_ok=True)
     untrue = ("export", "--precision", "mixed", "--calibration", short, *here)
-    refused("none of the clips has true masks", *untrue)
+    refused("none of the clips has ground-truth masks", *untrue)
     refused("a recording holds no clips to judge mixed on", *untrue[:4], recording, *here)
     refused("is int8; record with an fp32 bundle", "record", int8, clips, "--output", tmp_path / "r")
     refused("no region is named 'brain'", "sensitivity", fp32, "--clips", clips, "--region", "brain")

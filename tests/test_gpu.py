@@ -1,4 +1,4 @@
-"""What only a GPU can tell: engines that TensorRT built on it, against ONNX Runtime, a golden and true masks.
+"""What only a GPU can tell: engines that TensorRT built on it, against ONNX Runtime, a golden and ground-truth masks.
 
 Every test runs twice. On the GPU it is marked `gpu`, and skipped with a reason where there is none. On the simulated
 GPU it may be shorter, and says only that the test itself works: engines are ONNX Runtime there, rounding fp16 as a GPU

@@ -1,4 +1,4 @@
-"""End to end with trained weights: real and drawn frames, true masks, and what a broken memory would do to them.
+"""End to end with trained weights: real and drawn frames, ground-truth masks, and what a broken memory would do to them.
 
 The floors are the figures of the packaged weights (etam_edge/weights/MODEL_CARD.md) less a margin for other processors.
 """
@@ -24,7 +24,7 @@ pytest.importorskip("torch")
 
 CHAIR = Path(__file__).parent / "data" / "chair" / "JPEGImages"
 FLOORS = {"ball": 0.75, "box": 0.45, "reflection": 0.28}
-"""Mean J of the tracked frames on which the object is in sight."""
+"""Mean J of the tracked frames on which the object is visible."""
 
 
 @pytest.fixture(scope="module")

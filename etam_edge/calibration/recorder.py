@@ -241,6 +241,6 @@ class _Sampler:
         pointers = int((device.download(inputs["pointer_bias"]) > EMPTY_BIAS / 2).sum(axis=1).max())
         self._most_read = max(self._most_read, (frames, pointers))
         scores = device.download(outputs["object_score"])
-        sight = "all in sight" if (scores > 0).all() else "none in sight" if (scores <= 0).all() else "some in sight"
+        sight = "all visible" if (scores > 0).all() else "none visible" if (scores <= 0).all() else "some visible"
         step = -(-pointers // POINTER_STEP) * POINTER_STEP
         return f"{frames} memory frames, up to {step} pointers, {len(scores)} objects, {sight}"

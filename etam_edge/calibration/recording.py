@@ -3,7 +3,7 @@
 Calibration needs what the graphs see while they track: `track` reads a memory that it wrote itself, and its inputs with
 a full bank, after an occlusion or beside a second object are not those of the first frame. So the recorder runs the
 tracker over clips and keeps samples spread over how full the memory is, how many objects there are, and whether they
-are in sight.
+are visible.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def check(
     prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, where --clips is one clip.")] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Points of J&F that may be lost.", show_default="1.0 where there are true masks"),
+        typer.Option(help="Points of J&F that may be lost.", show_default="1.0 where there are ground-truth masks"),
     ] = None,
     min_iou: Annotated[
         float | None, typer.Option(help="Smallest IoU with the reference's masks that any frame may have, 0 to 1.")

@@ -70,7 +70,9 @@ def export(
     ] = None,
     clips: Annotated[
         Path | None,
-        typer.Option(help="Clips with true masks that mixed is judged on.", show_default="those of --calibration"),
+        typer.Option(
+            help="Clips with ground-truth masks that mixed is judged on.", show_default="those of --calibration"
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Directory of the bundle.", show_default="bundles/MODEL-PRECISION")
@@ -186,10 +188,10 @@ class _Wish:
         if self.max_drop is None:
             return
         if judged is None:
-            raise InputError("a recording holds no clips to judge mixed on; add --clips, with true masks")
+            raise InputError("a recording holds no clips to judge mixed on; add --clips, with ground-truth masks")
         if not any(clip.truth for clip in judged):
             raise InputError(
-                "mixed is judged by J&F, and none of the clips has true masks; add --clips with some that do"
+                "mixed is judged by J&F, and none of the clips has ground-truth masks; add --clips with some that do"
             )
 
     def fulfil(self, source: Bundle, folder: Path) -> Bundle:

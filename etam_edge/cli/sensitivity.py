@@ -30,7 +30,9 @@ class Changed(str, Enum):
 
 def sensitivity(
     bundle: Annotated[Path, typer.Argument(help="An fp32 bundle.")],
-    clips: Annotated[Path, typer.Option(help="Clips to judge on; those with true masks give a drop of J&F too.")],
+    clips: Annotated[
+        Path, typer.Option(help="Clips to judge on; those with ground-truth masks give a drop of J&F too.")
+    ],
     calibration: Annotated[
         Path | None,
         typer.Option(help="Clips or a recording to take int8 scales from.", show_default="those of --clips"),

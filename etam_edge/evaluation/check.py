@@ -46,7 +46,7 @@ class Run:
         frame_shape: (H, W).
         scores: float32 (F, N), object scores; NaN where there is no answer.
         choices: int32 (F, N), mask choices; NO_CHOICE where there is no answer.
-        regions: float64 (F, N), J after the object's first prompt; NaN on frames without its true mask.
+        regions: float64 (F, N), J after the object's first prompt; NaN on frames without its ground-truth mask.
         boundaries: float64 (F, N), F in the same way.
         milliseconds: float64 (F,), what `Session.track` took; NaN on frames with prompts or without objects.
         not_finite: frames on which the model answered NaN or infinity. They have empty masks, and were not remembered.
@@ -109,7 +109,7 @@ def check(
 
     Raises:
         InputError: there is nothing to compare, or a clip cannot be used.
-        RuntimeUnavailableError: there are true masks, and OpenCV is not installed.
+        RuntimeUnavailableError: there are ground-truth masks, and OpenCV is not installed.
     """
     runs: list[tuple[Run, Run]] = []
     if isinstance(reference, Tracker):
@@ -127,7 +127,7 @@ def run(tracker: Tracker, clip: Clip, max_frames: int | None = None, step: Step 
 
     Raises:
         InputError: the clip cannot be used, or has no frame after an object's prompt.
-        RuntimeUnavailableError: there are true masks, and OpenCV is not installed.
+        RuntimeUnavailableError: there are ground-truth masks, and OpenCV is not installed.
     """
     return _follow([tracker], [], clip, max_frames, step)[0]
 
@@ -144,7 +144,7 @@ def run_both(
 
     Raises:
         InputError: the clip cannot be used, or has no frame after an object's prompt.
-        RuntimeUnavailableError: there are true masks, and OpenCV is not installed.
+        RuntimeUnavailableError: there are ground-truth masks, and OpenCV is not installed.
     """
     present = [clock for clock in clocks if clock is not None]
     ours, theirs, *timed = _follow([candidate, reference], present, clip, max_frames, step)
@@ -173,7 +173,7 @@ def count_frames(clips: Sequence[Clip], max_frames: int | None = None) -> list[i
 
 
 def is_judged(clip: Clip, count: int) -> bool:
-    """Whether J and F can be averaged over the clip's first `count` frames: some object has a true mask between its
+    """Whether J and F can be averaged over the clip's first `count` frames: some object has a ground-truth mask between its
     prompt and the last frame."""
     if clip.truth is None:
         return False
@@ -234,7 +234,7 @@ def _check_reach(clip: Clip, count: int, cut: bool) -> None:
 def _follow(
     trackers: Sequence[Tracker], clocks: Sequence[Tracker], clip: Clip, max_frames: int | None, step: Step | None
 ) -> list[Run]:
-    """The runs of the trackers, then those of the clocks, which are not measured against true masks."""
+    """The runs of the trackers, then those of the clocks, which are not measured against ground-truth masks."""
     if clip.truth is not None:
         need_opencv()
     shape = clip.frames.frame_shape
@@ -334,7 +334,7 @@ class _Follower:
         return result, seconds
 
     def _measure(self, index: int, masks: np.ndarray, truth: TrueMasks | None) -> np.ndarray:
-        """float64 (N, 2): J and F of every object, NaN where it has no true mask or was not prompted before."""
+        """float64 (N, 2): J and F of every object, NaN where it has no ground-truth mask or was not prompted before."""
         values = np.full((len(self._object_ids), 2), np.nan)
         for column, number in enumerate(self._object_ids):
             if truth is None or number not in truth.objects or index <= self._first[number]:

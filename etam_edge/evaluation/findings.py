@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from etam_edge.evaluation.summary import Comparison, Figures, Latency, Share
 
 JUDGED = "reference / candidate; drop in points, hundredths of J&F; "
-COMPARED = "IoU and flips (in sight or not, chosen mask): against the reference"
+COMPARED = "IoU and flips (visible or not, chosen mask): against the reference"
 
 
 def caption(comparison: Comparison) -> str:
@@ -16,7 +16,7 @@ def caption(comparison: Comparison) -> str:
 
 
 def clip_rows(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
-    """A table's header, a row for every clip, and one over all clips. Without true masks it has no J and F."""
+    """A table's header, a row for every clip, and one over all clips. Without ground-truth masks it has no J and F."""
     judged = comparison.overall.drop is not None
     header = ["clip", *(["J", "F", "J&F", "drop"] if judged else []), "mean\nIoU", "smallest\nIoU", "flips"]
     rows = [[clip.name, *_cells(clip.figures, judged)] for clip in comparison.clips]
@@ -46,7 +46,7 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "drop", f"J&F {_points(drop.j_and_f)} points (J {_points(drop.j)}, F {_points(drop.f)})"
         if overall.judged_objects < overall.objects:
             yield (
-                "true masks",
+                "ground-truth masks",
                 f"{comparison.judged_clips} of {len(comparison.clips)} clips have them, {overall.judged_objects} of "
                 f"{overall.objects} objects; J and F are over those",
             )
@@ -61,7 +61,7 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
         "drift",
         f"mean IoU {overall.first_third:.3f} in the first third of the frames, {overall.last_third:.3f} in the last",
     )
-    yield "flips", f"in sight or not {_share(overall.score_flips)}, chosen mask {_share(overall.choice_flips)}"
+    yield "flips", f"visible or not {_share(overall.score_flips)}, chosen mask {_share(overall.choice_flips)}"
     if overall.both_empty.count:
         yield "both empty", f"{_share(overall.both_empty)}: neither found the object, which counts as IoU 1"
     yield (

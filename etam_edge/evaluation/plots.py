@@ -42,7 +42,7 @@ def drift_plot(comparison: Comparison) -> bytes:
 
 
 def accuracy_plot(comparison: Comparison) -> bytes:
-    """J&F of reference and candidate, clip by clip; only clips with true masks."""
+    """J&F of reference and candidate, clip by clip; only clips with ground-truth masks."""
     clips = [clip for clip in comparison.clips if clip.figures.drop is not None]
     many = len(clips) > BAR_CLIPS
     figure, [axes] = make_figure(4.2 if many else 3.2)
@@ -60,7 +60,7 @@ def accuracy_plot(comparison: Comparison) -> bytes:
 
 
 def region_plot(comparison: Comparison) -> bytes:
-    """J of reference and candidate over time: the objects that drop most, at most MAX_OBJECTS; those with true masks.
+    """J of reference and candidate over time: the objects that drop most, at most MAX_OBJECTS; those with ground-truth masks.
 
     Raises:
         ValueError: no object has any.

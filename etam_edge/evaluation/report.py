@@ -82,7 +82,7 @@ def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) 
         "carries on; one that falls and comes back, a frame on which the two chose differently. Black is the mean.",
     )
     if comparison.overall.drop is not None:
-        yield "<h2>J&amp;F against the true masks</h2>"
+        yield "<h2>J&amp;F against the ground-truth masks</h2>"
         yield _plot(accuracy_plot(comparison), "Mean of J and F over each clip's objects.")
         yield _plot(
             region_plot(comparison),

@@ -30,7 +30,7 @@ class RegionCost:
     Attributes:
         region: its name.
         precision: that it alone had.
-        drop: of J&F in points, or None where the clips have no true masks.
+        drop: of J&F in points, or None where the clips have no ground-truth masks.
         mean_iou, smallest_iou: with the masks of fp32.
         score_flips, choice_flips: object frames on which the sight or the mask candidate changed.
         not_finite: frames of NaN.
@@ -126,7 +126,7 @@ def fastest_within(
         the recipe, and all that was tried, the last one kept.
 
     Raises:
-        InputError: the clips have no true masks, or the base alone drops more than the budget.
+        InputError: the clips have no ground-truth masks, or the base alone drops more than the budget.
     """
     chosen = [cost for cost in costs if cost.gain > MIN_GAIN * cost.reference_milliseconds and not cost.not_finite]
     trials: list[Trial] = []
@@ -135,7 +135,9 @@ def fastest_within(
         recipe = base.with_regions(dict.fromkeys(names, "int8"))
         result = _checked(build, recipe, reference, clips, "mixed", max_frames, step).comparison
         if result.overall.drop is None:
-            raise InputError("--max-drop needs true masks, and the clips have none; give clips with annotations")
+            raise InputError(
+                "--max-drop needs ground-truth masks, and the clips have none; give clips with annotations"
+            )
         trials.append(Trial(names, result.overall.drop.j_and_f, result.overall.mean_iou))
         if result.overall.drop.j_and_f <= max_drop and not result.candidate_not_finite:
             return recipe, trials

@@ -24,7 +24,7 @@ POINTS = 100.0
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Against true masks, 0 to 1: region similarity J, boundary measure F, and their mean J&F.
+    """Against ground-truth masks, 0 to 1: region similarity J, boundary measure F, and their mean J&F.
 
     As a drop: in points, positive where the candidate is worse.
     """
@@ -58,14 +58,14 @@ class Figures:
 
     Attributes:
         objects: how many.
-        judged_objects: how many of them have true masks on frames that count.
+        judged_objects: how many of them have ground-truth masks on frames that count.
         reference, candidate: J, F and J&F over the frames between an object's prompt and the clip's last one; None
-            where there are no true masks.
+            where there are no ground-truth masks.
         drop: reference less candidate, in points.
         mean_iou: of the candidate's masks with the reference's, over every frame after an object's prompt.
         worst: where that IoU is smallest.
         first_third, last_third: mean IoU over the first and the last third of those frames: drift.
-        score_flips: object frames on which one says "in sight" (score > 0) and the other does not.
+        score_flips: object frames on which one says "visible" (score > 0) and the other does not.
         choice_flips: object frames on which another of the decoder's candidate masks was taken.
         both_empty: object frames on which neither found anything, which counts as IoU 1.
     """
@@ -93,7 +93,7 @@ class ObjectSummary:
         prompt_frame: index of its first prompt.
         figures: of this object.
         iou: with the reference's mask, for each frame after the prompt.
-        reference_j, candidate_j: J of the same frames, None where there is no true mask.
+        reference_j, candidate_j: J of the same frames, None where there is no ground-truth mask.
     """
 
     object_id: int
@@ -130,8 +130,8 @@ class WorstFifth:
 
     Attributes:
         clips: their names, worst first.
-        by: "drop" where every clip has true masks, else "mean_iou".
-        drop: mean of the clips' drops of J&F in points, or None where none of them has true masks.
+        by: "drop" where every clip has ground-truth masks, else "mean_iou".
+        drop: mean of the clips' drops of J&F in points, or None where none of them has ground-truth masks.
         mean_iou: mean of theirs.
     """
 
@@ -157,7 +157,7 @@ class Comparison:
     Attributes:
         overall: over all objects of all clips.
         clips: one by one.
-        judged_clips: how many clips have true masks on frames that count.
+        judged_clips: how many clips have ground-truth masks on frames that count.
         worst_fifth: the worst clips.
         drift: mean IoU by the number of frames since the prompt (1, 2, ...), over the objects that come so far.
         reference_latency, candidate_latency: comparable where both took turns; None where no frame counts.

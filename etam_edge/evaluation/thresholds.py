@@ -42,20 +42,20 @@ class Thresholds:
 
 
 def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clips: int, clips: int) -> Thresholds:
-    """What can be asked over these clips. Without `max_drop` it is DEFAULT_MAX_DROP where there are true masks.
+    """What can be asked over these clips. Without `max_drop` it is DEFAULT_MAX_DROP where there are ground-truth masks.
 
     Args:
         max_drop, min_iou: what the user asked for, None where nothing.
-        judged_clips: how many clips have true masks on frames that count.
+        judged_clips: how many clips have ground-truth masks on frames that count.
         clips: how many there are.
 
     Raises:
-        InputError: what was asked cannot be told without true masks, or a threshold is out of range.
+        InputError: what was asked cannot be told without ground-truth masks, or a threshold is out of range.
     """
     if judged_clips:
         return Thresholds(DEFAULT_MAX_DROP if max_drop is None else max_drop, min_iou)
     wanting = (
-        f"{'the clip has no' if clips == 1 else f'none of the {clips} clips has'} true masks of an object between its "
+        f"{'the clip has no' if clips == 1 else f'none of the {clips} clips has'} ground-truth masks of an object between its "
         "prompt and the clip's last frame"
     )
     if max_drop is not None:
@@ -92,12 +92,12 @@ def judge(comparison: Comparison, thresholds: Thresholds) -> Verdict:
     """Hold a comparison to thresholds. A model that answered NaN fails whatever they are.
 
     Raises:
-        InputError: a drop was asked for and there are no true masks.
+        InputError: a drop was asked for and there are no ground-truth masks.
     """
     rules: list[tuple[bool, str]] = []
     if thresholds.max_drop is not None:
         if comparison.overall.drop is None:
-            raise InputError("a drop of J&F cannot be judged without true masks; give a smallest IoU instead")
+            raise InputError("a drop of J&F cannot be judged without ground-truth masks; give a smallest IoU instead")
         drop = comparison.overall.drop.j_and_f
         change = f"drops by {drop:.3f}" if not drop < 0 else f"rises by {-drop:.3f}"
         rules.append(

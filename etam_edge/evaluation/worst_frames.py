@@ -31,7 +31,7 @@ class Panels:
 
     Attributes:
         worst: which frame, and how far apart the masks are.
-        pictures: JPEG files by what they show: "reference", "candidate", "difference", and "true masks" where known.
+        pictures: JPEG files by what they show: "reference", "candidate", "difference", and "ground-truth masks" where known.
     """
 
     worst: WorstFrame
@@ -66,7 +66,7 @@ def _pictures(cv2: Any, clip: Clip, ours: Run, theirs: Run, worst: WorstFrame) -
     yield f"difference, object {worst.object_id}", _jpeg(_difference(pixels, mine, other))
     truth = clip.truth.at(worst.frame, ours.frame_shape) if clip.truth is not None else None
     if truth is not None:
-        yield "true masks", _jpeg(overlay(cv2, pixels, list(truth.objects), list(truth.objects.values())))
+        yield "ground-truth masks", _jpeg(overlay(cv2, pixels, list(truth.objects), list(truth.objects.values())))
 
 
 def _difference(pixels: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:

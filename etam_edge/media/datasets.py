@@ -1,10 +1,10 @@
-"""Clips with prompts, and with true masks where there are any: what models are calibrated on and checked against.
+"""Clips with prompts, and with ground-truth masks where there are any: what models are calibrated on and checked against.
 
 Three forms are read:
 
 - DAVIS layout, `JPEGImages[/480p]/NAME/*.jpg` with `Annotations[/480p]/NAME/*.png`: every object is prompted with its
   mask on the first frame that shows it, as in the semi-supervised DAVIS protocol;
-- a folder of videos or image folders, each NAME with its prompts in `NAME.json`, and true masks, where there are any,
+- a folder of videos or image folders, each NAME with its prompts in `NAME.json`, and ground-truth masks, where there are any,
   as the PNG files of `NAME_masks`;
 - one video or image folder with its prompts file, and `NAME_masks` beside it in the same way.
 """
@@ -46,7 +46,7 @@ class TrueMasks:
 
 
 class Annotations:
-    """True masks of a clip, as PNG files: one for a frame, some frames may have none.
+    """Ground-truth masks of a clip, as PNG files: one for a frame, some frames may have none.
 
     Args:
         files: by frame index.
@@ -59,11 +59,11 @@ class Annotations:
 
     @property
     def frames(self) -> list[int]:
-        """Indices of the frames that have true masks."""
+        """Indices of the frames that have ground-truth masks."""
         return sorted(self._files)
 
     def at(self, index: int, frame_shape: tuple[int, int]) -> TrueMasks | None:
-        """The true masks of a frame, or None where it has none.
+        """The ground-truth masks of a frame, or None where it has none.
 
         Raises:
             InputError: the file is damaged or of another size than the frame.
@@ -89,7 +89,7 @@ class Clip:
         name: unique in its set.
         frames: in order.
         plan: at least one prompt.
-        truth: true masks, or None.
+        truth: ground-truth masks, or None.
     """
 
     name: str
@@ -245,7 +245,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _is_masks(folder: Path) -> bool:
-    """Whether it holds the true masks of another clip in the same folder."""
+    """Whether it holds the ground-truth masks of another clip in the same folder."""
     return folder.name.endswith("_masks") and any(
         entry.stem == folder.name.removesuffix("_masks") and entry != folder for entry in folder.parent.iterdir()
     )

@@ -20,7 +20,7 @@ from etam_edge.spec import ModelSpec
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 NO_OBJECT_LOGIT = -1024.0
-"""Mask logit everywhere when the object is not in sight."""
+"""Mask logit everywhere when the object is not visible."""
 MEMORY_SCALE, MEMORY_SHIFT = 20.0, -10.0
 """A mask in [0, 1] enters the memory encoder as 20 * mask - 10."""
 
@@ -29,7 +29,7 @@ class Segmentation(NamedTuple):
     """The decoder's answer for B objects, occlusion already applied."""
 
     mask_logits: Tensor
-    """(B, 1, 4s, 4s); -1024 everywhere when the object is not in sight"""
+    """(B, 1, 4s, 4s); -1024 everywhere when the object is not visible"""
     iou: Tensor
     """(B, 1)"""
     score: Tensor

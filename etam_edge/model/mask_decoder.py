@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
     tokens: Tensor
     """(B, 4, width)"""
     score: Tensor
-    """(B, 1): object score logit, <= 0 when the object is not in sight"""
+    """(B, 1): object score logit, <= 0 when the object is not visible"""
 
 
 class Choice(NamedTuple):

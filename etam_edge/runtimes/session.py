@@ -25,7 +25,7 @@ from etam_edge.runtimes.types import FrameResult, Prompt
 from etam_edge.runtimes.workspace import DecoderOutput, Workspace
 
 MASK_SCORE = 10.0
-"""Object score of a mask prompt, which is in sight by definition."""
+"""Object score of a mask prompt, which is visible by definition."""
 MASK_CHOICE = -1
 DEFAULT_MAX_OBJECTS = 8
 

@@ -35,8 +35,8 @@ class FrameResult:
         frame_index: 0 for the first frame of the session.
         object_ids: the N ids.
         masks: bool (N, H, W) at frame size.
-        mask_logits: float32 (N, S/4, S/4); -1024 everywhere where the object is not in sight.
-        object_scores: float32 (N,), logits; <= 0 means not in sight.
+        mask_logits: float32 (N, S/4, S/4); -1024 everywhere where the object is not visible.
+        object_scores: float32 (N,), logits; <= 0 means not visible.
         ious: float32 (N,), the IoU that the model predicts for its own mask.
         mask_choices: int32 (N,), which of the decoder's candidates was taken: 0 the single mask, 1 to 3 the
             alternatives, -1 a mask prompt taken as it is.
