@@ -19,12 +19,12 @@ from etam_edge_testing.small import clip_frame
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
-from etam_edge.calibration.fp16_range import audit, check_overflow  # noqa: E402
+from etam_edge.calibration.fp16_range import check_fp16_range, check_overflow  # noqa: E402
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import Ranges, measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
 from etam_edge.calibration.trial import try_graphs  # noqa: E402
-from etam_edge.exporters.passes.float16 import FLOAT32_OPERATORS, typed  # noqa: E402
+from etam_edge.exporters.passes.float16 import FLOAT32_OPERATORS  # noqa: E402
 from etam_edge.exporters.passes.fp16_rounding import rounded, rounded_bundle  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes, typed_graph  # noqa: E402
 from etam_edge.exporters.regions import node_regions, tensor_regions  # noqa: E402
@@ -182,7 +182,7 @@ def half_tiny(constants: dict[str, float]) -> onnx.ModelProto:
         onnx.helper.make_node("Div", ["b", "k"], ["y"], name="down"),
     ]
     ends = GraphSignature((TensorSpec("x", "float32", (4,)),), (TensorSpec("y", "float32", (4,)),))
-    return typed(tiny(nodes, constants, FLOAT), lambda name: True, ends)
+    return convert_to_float16(tiny(nodes, constants, FLOAT), lambda name: True, ends)
 
 
 def answer(model: onnx.ModelProto) -> np.ndarray:
@@ -312,15 +312,15 @@ def test_neighbours_of_an_int8_multiplication_read_what_was_not_rounded(source: 
 def test_audit_finds_the_region_that_overflows(source: Bundle, ranges: Ranges) -> None:
     regions = {name: tensor_regions(name, model, source.manifest.model) for name, model in graphs(source).items()}
     recipe = Recipe.default(FP16)
-    reaches = audit(ranges, regions, recipe)
+    reaches = check_fp16_range(ranges, regions, recipe)
     assert [reach.region for reach in reaches] == list(REGIONS)
     check_overflow(reaches)
 
     tensor = next(name for name, region in regions["encode"].items() if region == "neck" and name in ranges["encode"])
     high = {**ranges, "encode": {**ranges["encode"], tensor: (-7e4, 1.0)}}
     with pytest.raises(InputError, match=r"neck reaches 7e\+04.*nothing was written; add --region neck=fp32"):
-        check_overflow(audit(high, regions, recipe))
-    check_overflow(audit(high, regions, recipe.with_regions({"neck": FP32})))
+        check_overflow(check_fp16_range(high, regions, recipe))
+    check_overflow(check_fp16_range(high, regions, recipe.with_regions({"neck": FP32})))
 
 
 def test_graphs_that_answer_nan_are_found(source: Bundle, recording, tmp_path: Path) -> None:

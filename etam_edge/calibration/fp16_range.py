@@ -11,7 +11,7 @@ from etam_edge.recipe import FP16, LARGEST_HALF, REGIONS, Recipe
 
 
 @dataclass(frozen=True)
-class Reach:
+class ActivationRange:
     """The largest activation of a region over a recording.
 
     Attributes:
@@ -31,7 +31,7 @@ class Reach:
         return self.half and not self.largest <= LARGEST_HALF
 
 
-def audit(ranges: Ranges, regions: Mapping[str, Mapping[str, str]], recipe: Recipe) -> list[Reach]:
+def check_fp16_range(ranges: Ranges, regions: Mapping[str, Mapping[str, str]], recipe: Recipe) -> list[ActivationRange]:
     """The reach of every region, in the order of `REGIONS`.
 
     Args:
@@ -45,10 +45,14 @@ def audit(ranges: Ranges, regions: Mapping[str, Mapping[str, str]], recipe: Reci
             region = regions[graph].get(name)
             if region is not None:
                 largest[region] = max(largest.get(region, (0.0, "")), (max(abs(low), abs(high)), f"{graph}: {name}"))
-    return [Reach(name, *largest[name], half=recipe.float_type(name) == FP16) for name in REGIONS if name in largest]
+    return [
+        ActivationRange(name, *largest[name], half=recipe.float_type(name) == FP16)
+        for name in REGIONS
+        if name in largest
+    ]
 
 
-def check_overflow(reaches: list[Reach]) -> None:
+def check_overflow(reaches: list[ActivationRange]) -> None:
     """
     Raises:
         InputError: an fp16 region reaches beyond float16.

@@ -15,7 +15,7 @@ from etam_edge.recipe import FP16, FP32, LARGEST_HALF, Recipe
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.fp16_range import Reach
+    from etam_edge.calibration.fp16_range import ActivationRange
     from etam_edge.calibration.ranges import Ranges
     from etam_edge.calibration.recording import Recording
     from etam_edge.media.datasets import Clip
@@ -86,11 +86,11 @@ class Conversion:
             }
             return cls(source, recording, ranges, regions, clips, stack.pop_all())
 
-    def audit(self, recipe: Recipe) -> list[Reach]:
+    def check_fp16_range(self, recipe: Recipe) -> list[ActivationRange]:
         """The largest activation of every region, and whether the recipe can hold it."""
-        from etam_edge.calibration.fp16_range import audit
+        from etam_edge.calibration.fp16_range import check_fp16_range
 
-        return audit(self.ranges, self.regions, recipe)
+        return check_fp16_range(self.ranges, self.regions, recipe)
 
     def write(self, output: Path, recipe: Recipe, precision: str, extra: dict[str, Any] | None = None) -> Bundle:
         """The bundle of a recipe. Its graphs have answered every sample with finite numbers.
@@ -104,7 +104,7 @@ class Conversion:
         from etam_edge.calibration.trial import try_graphs
         from etam_edge.exporters.precision import derive_bundle
 
-        reaches = self.audit(recipe)
+        reaches = self.check_fp16_range(recipe)
         check_overflow(reaches)
         calibration = {
             **self.recording.summary(),
@@ -176,7 +176,7 @@ def check_recipe(recipe: Recipe, has_calibration: bool) -> None:
         )
 
 
-def show_audit(reaches: Sequence[Reach]) -> None:
+def show_audit(reaches: Sequence[ActivationRange]) -> None:
     """The audit as a table."""
     from rich.table import Table
 

@@ -205,7 +205,7 @@ class _Wish:
             recipe, extra = self.recipe, dict[str, Any]()
             if self.max_drop is not None:
                 recipe, extra = self._mixed(conversion, self.max_drop)
-            reaches = conversion.audit(recipe)
+            reaches = conversion.check_fp16_range(recipe)
             if any(reach.half for reach in reaches):
                 show_audit(reaches)
             return conversion.write(folder / "typed", recipe, self.precision, extra)

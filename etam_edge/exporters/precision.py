@@ -13,7 +13,7 @@ import onnx
 from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, GraphSignature, TensorSpec, sha256_of, writing
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.graphs.tracing import static_problems
-from etam_edge.exporters.passes.float16 import typed
+from etam_edge.exporters.passes.float16 import convert_to_float16
 from etam_edge.exporters.regions import RESIZE, node_regions
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, Recipe
 from etam_edge.spec import ModelSpec
@@ -124,7 +124,7 @@ def typed_graph(
         raise ExportError(f"graph '{name}' was quantized at {', '.join(beyond)}, which no int8 region holds")
     half = {node for node, region in regions.items() if recipe.float_type(region) == FP16} - exact
     # A quantizer names nodes of its own after the one that they belong to: "NAME:what".
-    result = typed(model, lambda node: node.split(":")[0] in half, signature)
+    result = convert_to_float16(model, lambda node: node.split(":")[0] in half, signature)
     problems = static_problems(result)
     if problems:
         raise ExportError(f"graph '{name}' is not static: {'; '.join(problems[:5])}; this is a defect of the exporter")

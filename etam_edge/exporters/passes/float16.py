@@ -25,7 +25,9 @@ FLOAT32_INPUTS = {"Resize": (1, 2), "QuantizeLinear": (1,), "DequantizeLinear": 
 """Inputs that are float32 in every graph, by their place: scales."""
 
 
-def typed(model: onnx.ModelProto, is_half: Callable[[str], bool], signature: GraphSignature) -> onnx.ModelProto:
+def convert_to_float16(
+    model: onnx.ModelProto, is_half: Callable[[str], bool], signature: GraphSignature
+) -> onnx.ModelProto:
     """The graph with float16 where it is asked for.
 
     Args:
