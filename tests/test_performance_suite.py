@@ -38,8 +38,8 @@ from benchmarks import (  # noqa: E402
     bench_tricks,
     bundles,
     candidates,
-    interleave,
 )
+from benchmarks import interleave as interleaving  # noqa: E402
 from benchmarks.command import main  # noqa: E402
 from benchmarks.interleave import Runner, interleave, order  # noqa: E402
 from benchmarks.plain_graphs import export_plain  # noqa: E402
@@ -66,7 +66,7 @@ def small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
         return {key: value.numpy() for key, value in model.state_dict().items()}
 
     monkeypatch.setattr(bundles, "seeded_weights", weights)
-    monkeypatch.setattr(turns, "REST", 0.0)
+    monkeypatch.setattr(interleaving, "REST", 0.0)
     monkeypatch.setattr(bench_objects, "MODELS", (NAME,))
     monkeypatch.setattr(bench_streams, "PAIRS", 6)
     for part in (bench_streams, bench_start):

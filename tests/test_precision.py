@@ -24,7 +24,7 @@ from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import Ranges, measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
 from etam_edge.calibration.trial import try_graphs  # noqa: E402
-from etam_edge.exporters.passes.float16 import FLOAT32_OPERATORS  # noqa: E402
+from etam_edge.exporters.passes.float16 import FLOAT32_OPERATORS, convert_to_float16  # noqa: E402
 from etam_edge.exporters.passes.fp16_rounding import rounded, rounded_bundle  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes, typed_graph  # noqa: E402
 from etam_edge.exporters.regions import node_regions, tensor_regions  # noqa: E402

@@ -135,7 +135,7 @@ class Conversion:
 
 
 def packaged_clips(folder: Path, frame_size: tuple[int, int] | None = None) -> list[Clip]:
-    """The clips of this package, written to a folder; with a frame size, (H, W), scaled, and without ground-truth masks."""
+    """The clips of this package, written to a folder; with a frame size, (H, W), scaled, and without ground truth."""
     from etam_edge.media import write_clips
     from etam_edge.media.datasets import find_clips
     from etam_edge.media.scaled import scaled_clip

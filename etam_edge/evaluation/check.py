@@ -173,7 +173,7 @@ def count_frames(clips: Sequence[Clip], max_frames: int | None = None) -> list[i
 
 
 def is_judged(clip: Clip, count: int) -> bool:
-    """Whether J and F can be averaged over the clip's first `count` frames: some object has a ground-truth mask between its
+    """Whether J and F can be averaged over the clip's first `count` frames: some object has ground truth between its
     prompt and the last frame."""
     if clip.truth is None:
         return False

@@ -60,7 +60,7 @@ def accuracy_plot(comparison: Comparison) -> bytes:
 
 
 def region_plot(comparison: Comparison) -> bytes:
-    """J of reference and candidate over time: the objects that drop most, at most MAX_OBJECTS; those with ground-truth masks.
+    """J of reference and candidate over time: the objects that drop most, at most MAX_OBJECTS; those with ground truth.
 
     Raises:
         ValueError: no object has any.

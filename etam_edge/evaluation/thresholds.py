@@ -55,8 +55,8 @@ def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clip
     if judged_clips:
         return Thresholds(DEFAULT_MAX_DROP if max_drop is None else max_drop, min_iou)
     wanting = (
-        f"{'the clip has no' if clips == 1 else f'none of the {clips} clips has'} ground-truth masks of an object between its "
-        "prompt and the clip's last frame"
+        f"{'the clip has no' if clips == 1 else f'none of the {clips} clips has'} ground-truth masks of an object "
+        "between its prompt and the clip's last frame"
     )
     if max_drop is not None:
         raise InputError(

@@ -31,7 +31,7 @@ class Panels:
 
     Attributes:
         worst: which frame, and how far apart the masks are.
-        pictures: JPEG files by what they show: "reference", "candidate", "difference", and "ground-truth masks" where known.
+        pictures: JPEG files by what they show: "reference", "candidate", "difference", and "ground truth" where known.
     """
 
     worst: WorstFrame

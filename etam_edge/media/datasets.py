@@ -1,10 +1,10 @@
-"""Clips with prompts, and with ground-truth masks where there are any: what models are calibrated on and checked against.
+"""Clips with prompts, and with ground truth where there are any: what models are calibrated on and checked against.
 
 Three forms are read:
 
 - DAVIS layout, `JPEGImages[/480p]/NAME/*.jpg` with `Annotations[/480p]/NAME/*.png`: every object is prompted with its
   mask on the first frame that shows it, as in the semi-supervised DAVIS protocol;
-- a folder of videos or image folders, each NAME with its prompts in `NAME.json`, and ground-truth masks, where there are any,
+- a folder of videos or image folders, each NAME with its prompts in `NAME.json`, and ground truth, where there are any,
   as the PNG files of `NAME_masks`;
 - one video or image folder with its prompts file, and `NAME_masks` beside it in the same way.
 """

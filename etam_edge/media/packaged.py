@@ -38,7 +38,7 @@ def chair_outline() -> np.ndarray:
 
 
 def write_clips(folder: Path) -> None:
-    """Both clips as a set that `find_clips` reads: frames, prompts, and ground-truth masks of the reflection, ball and box.
+    """Both clips as a set that `find_clips` reads: frames, prompts, and ground truth of the reflection, ball and box.
 
     The chair itself, which is tracked too, has no ground-truth masks.
 

@@ -44,7 +44,7 @@ class ScaledFrames:
 
 
 def scaled_clip(clip: Clip, frame_size: tuple[int, int]) -> Clip:
-    """The clip with frames of (H, W) and its prompts moved along; without its ground-truth masks, which have the old size."""
+    """The clip with frames of (H, W) and its prompts moved along; without its ground truth, which have the old size."""
     before = clip.frames.frame_shape
     planned = [
         dataclasses.replace(one, prompt=scaled_prompt(one.prompt, before, frame_size)) for one in clip.plan.planned

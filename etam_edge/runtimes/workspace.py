@@ -103,12 +103,12 @@ class Workspace:
             {**inputs, "image_features": self._fresh.image_features},
             {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
         )
-        outputs = self._outputs(0, count)
+        decoded = self._outputs(0, count)
         if "masks" not in self._scratch:
-            return outputs
+            return decoded
         # 0 and 1, which are false and true.
         masks = self.device.download(self._scratch["masks"].rows(0, count)).view(np.bool_)
-        return [replace(output, mask=mask) for output, mask in zip(outputs, masks, strict=True)]
+        return [replace(output, mask=mask) for output, mask in zip(decoded, masks, strict=True)]
 
     def prompt(
         self, row: int, prompt: PreparedPrompt, correcting: DecoderOutput | None, reads_memory: bool
