@@ -31,7 +31,7 @@ from etam_edge.media.sources import ImageFolder
 from etam_edge.runtimes import session as session_module
 from etam_edge.runtimes.backends.cuda.driver import Gpu
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import OFFICIAL, Pooling
 from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from etam_edge_testing.small import SMALL, clip_frame
@@ -331,7 +331,7 @@ def test_engines_on_a_device_that_works_on_by_itself(gpu: Gpu, small_bundle: Sma
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(gpu)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 2)
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu), 2)
     engines = Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
     stream = TimedStream(engines, 1)
     clip = drawn_clip((90, 160))
@@ -354,7 +354,7 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 1)
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu), 1)
     stream = Candidate.of("engines", Tracker(bundle, TensorRTBackend(bundle, cuda, trt))).start(1)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 2)):

@@ -18,7 +18,7 @@ from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import BundleError, InputError
 from etam_edge.runtimes.backends.cuda.driver import Gpu
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.runtimes.resample import resize_bilinear
 from etam_edge.spec import GraphSizes, Pooling
 from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
@@ -259,7 +259,7 @@ def test_engines_answer_the_same(gpu: Gpu, camera: Tracker, tmp_path: Path) -> N
     bundle = camera.bundle.copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(gpu)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 3)
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu), 3)
     engines = Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
     sessions = camera.start_session(max_objects=3), engines.start_session(max_objects=3)
     for index in range(9):

@@ -21,7 +21,7 @@ from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from etam_edge_testing.small import clip_frame
@@ -162,7 +162,7 @@ def test_engines(small_bundle: SmallBundleMaker, tmp_path: Path, monkeypatch: py
     robot = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(robot, builder_here(TENSORRT, trt, cuda.gpu), 2)
+    write_simulated_engines(robot, platform_here(TENSORRT, trt, cuda.gpu), 2)
     monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda flavour=TENSORRT: trt)
     monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda: cuda)
     options = ("--runtime", "tensorrt", "--against", robot.path, "--against-runtime", "onnxruntime", *SHORT)

@@ -16,7 +16,7 @@ from etam_edge.bundle import MANIFEST, Bundle
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import InputError, RuntimeUnavailableError
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import builder_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from etam_edge_testing.small import PREBUILT, clip_frame, small_model
@@ -43,7 +43,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
 def make_tracker(cuda: SimulatedCuda, small_bundle: SmallBundleMaker, tmp_path: Path) -> TrackerMaker:
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu))
     return lambda: Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
 
 
@@ -148,7 +148,7 @@ def test_everything_but_the_gpu(
     trt = simulated_tensorrt(cuda)
 
     def build(path: Path) -> None:
-        write_simulated_engines(Bundle.load(path), builder_here(TENSORRT, trt, cuda.gpu))
+        write_simulated_engines(Bundle.load(path), platform_here(TENSORRT, trt, cuda.gpu))
 
     monkeypatch.setattr(gpu_figures, "EARLY", 2)
     monkeypatch.setattr(gpu_figures, "build", build)
