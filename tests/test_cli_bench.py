@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import refusals
 from conftest import SmallBundleMaker
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -23,6 +22,7 @@ from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
+from etam_edge_testing import refusals
 from etam_edge_testing.simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from etam_edge_testing.small import clip_frame
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import refusals
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import MANIFEST, Bundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.recipe import FP16, FP32, INT8, REGIONS
+from etam_edge_testing import refusals
 from etam_edge_testing.davis import write_crossing
 
 onnx = pytest.importorskip("onnx")
