@@ -40,7 +40,7 @@ from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
 from etam_edge.exporters.regions import RESIZE, node_regions  # noqa: E402
 from etam_edge.exporters.tensorrt import builder as tensorrt_builder  # noqa: E402
-from etam_edge.exporters.tensorrt.builder import BuildOptions, build_engine, split_objects  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import BuildOptions, build_engine  # noqa: E402
 from etam_edge.exporters.tensorrt.layer_types import Layer, layers, multiplies  # noqa: E402
 
 A100, SM86 = (8, 0), (8, 6)
@@ -245,14 +245,6 @@ def test_a_cancelled_build_ends(bundle: Bundle) -> None:
             cancelled=lambda: True,
         )
     assert phases
-
-
-def test_calls_of_several_objects_are_split_for_the_calibrator() -> None:
-    import numpy as np
-
-    parts = split_objects({"shared": np.zeros((1, 2)), "each": np.arange(3)[:, None]})
-    assert [part["each"].item() for part in parts] == [0, 1, 2]
-    assert all(part["shared"].shape == (1, 2) for part in parts)
 
 
 def test_options_that_contradict_are_refused() -> None:

@@ -17,8 +17,8 @@ import pytest
 
 import etam_edge
 from etam_edge.bundle import GraphSignature, TensorSpec
-from etam_edge.errors import ExportError, RuntimeUnavailableError
-from etam_edge.exporters.tensorrt.builder import RTX_CAPABILITIES, BuildOptions, build_engine, entropy_calibrator
+from etam_edge.errors import ExportError
+from etam_edge.exporters.tensorrt.builder import RTX_CAPABILITIES, BuildOptions, build_engine
 from etam_edge_testing.tensorrt_bindings import RELEASES, NotHereError, Offer, offer_of
 
 PACKAGE = Path(etam_edge.__file__).parent
@@ -78,19 +78,9 @@ WITHOUT: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
         ),
     ),
     (
-        "calibrators are refused (hasattr)",
+        "builder precision flags are set on TensorRT 8 only (is_weakly_typed)",
         NEWEST,
-        (
-            "BuilderFlag.FP16",
-            "BuilderFlag.INT8",
-            "IBuilderConfig.int8_calibrator=",
-            "IBuilderConfig.set_calibration_profile",
-            "IInt8EntropyCalibrator2",
-            "IInt8EntropyCalibrator2.get_batch",
-            "IInt8EntropyCalibrator2.get_batch_size",
-            "IInt8EntropyCalibrator2.read_calibration_cache",
-            "IInt8EntropyCalibrator2.write_calibration_cache",
-        ),
+        ("BuilderFlag.FP16", "BuilderFlag.INT8"),
     ),
     (
         "no progress is shown (hasattr)",
@@ -118,7 +108,7 @@ WITHOUT: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     ),
 )
 """Names that some releases lack: what the code does without them, which releases, and the names. All such, exactly."""
-GUARDED = {"IInt8EntropyCalibrator2", "IProgressMonitor", "ParserError.node_name", "ICudaEngine.device_memory_size_v2"}
+GUARDED = {"IProgressMonitor", "ParserError.node_name", "ICudaEngine.device_memory_size_v2"}
 """Those of them that the code looks for first; the other branches go by the version or by what is asked."""
 
 
@@ -487,10 +477,7 @@ def test_a_build_uses_no_name_that_is_missing(release: str, offer: Offer, tmp_pa
         trt.Builder().no_such_method()
     with pytest.raises(AttributeError):
         trt.IBuilderConfig().no_such_option = 1
-    calibrator = None
-    if release not in NEWEST:
-        calibrator = entropy_calibrator(trt, lambda name, array: 0, [], tmp_path / "cache")
-    built = build_engine(trt, tmp_path / "a.onnx", FRAME, options_of(release), b"timings", calibrator)
+    built = build_engine(trt, tmp_path / "a.onnx", FRAME, options_of(release), b"timings")
     assert built.plan == b"content"
     assert built.timing_cache == (b"" if release == "rtx" else b"content")
 
@@ -500,6 +487,3 @@ def test_a_refusal_uses_no_name_that_is_missing(release: str, offer: Offer, tmp_
     trt.OnnxParser.parse_from_file = lambda *_: False
     with pytest.raises(ExportError, match=r"refuses a.onnx: (text|node 1): text"):
         build_engine(trt, tmp_path / "a.onnx", FRAME, options_of(release))
-    if release in NEWEST:
-        with pytest.raises(RuntimeUnavailableError, match="has no int8 calibrators"):
-            entropy_calibrator(trt, lambda name, array: 0, [], tmp_path / "cache")

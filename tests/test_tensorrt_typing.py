@@ -1,4 +1,4 @@
-"""What TensorRT 8.6 is told, layer by layer, and its own calibrator: on stand-ins, since it wants a GPU for everything.
+"""What TensorRT 8.6 is told, layer by layer: on stand-ins, since it wants a GPU for everything.
 
 The network stands for what the parser makes of a graph: every tensor of floats is float32 until somebody says
 otherwise, but for inputs, constants, casts and Q/DQ pairs, whose types the graph fixes.
@@ -10,12 +10,10 @@ from enum import Enum, auto
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
-from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import Pooling
 from etam_edge_testing.made_up_ranges import made_up_ranges
@@ -25,7 +23,7 @@ pytest.importorskip("torch")
 
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
-from etam_edge.exporters.tensorrt.builder import entropy_calibrator, obey_types  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import obey_types  # noqa: E402
 
 
 class Kind(Enum):
@@ -149,31 +147,3 @@ def test_every_layer_is_told_what_the_graph_says(
         half = any(kind == Type.HALF for kind in types.values())
         assert config.flags == {"OBEY", *(["FP16"] if half else []), *(["INT8"] if int8 else [])}, name
     assert told > 100
-
-
-def test_entropy_calibrator_feeds_one_object_at_a_time_and_keeps_its_cache(tmp_path: Path) -> None:
-    module = SimpleNamespace(__version__="10.3.0", IInt8EntropyCalibrator2=type("Base", (), {}))
-    shown: list[tuple[str, np.ndarray]] = []
-
-    def upload(name: str, array: np.ndarray) -> int:
-        shown.append((name, array))
-        return {"features": 64, "bank": 128}[name]
-
-    samples = [
-        {"features": np.zeros((1, 2)), "bank": np.arange(2)[:, None]},
-        {"features": np.ones((1, 2)), "bank": np.array([[5]])},
-    ]
-    cache = tmp_path / "track.calibration"
-    calibrator = entropy_calibrator(module, upload, samples, cache)
-    assert calibrator.get_batch_size() == 1
-    assert calibrator.read_calibration_cache() is None
-    batches = []
-    while (batch := calibrator.get_batch(["bank", "features"])) is not None:
-        batches.append(batch)
-    assert batches == [[128, 64]] * 3
-    assert [array.item() for name, array in shown if name == "bank"] == [0, 1, 5]
-    calibrator.write_calibration_cache(memoryview(b"scales"))
-    assert cache.read_bytes() == b"scales"
-    assert entropy_calibrator(module, upload, [], cache).read_calibration_cache() == b"scales"
-    with pytest.raises(RuntimeUnavailableError, match="has no int8 calibrators; export with --precision int8"):
-        entropy_calibrator(SimpleNamespace(__version__="11.4.0"), upload, samples, cache)

@@ -50,10 +50,6 @@ def build(
     workspace: Annotated[
         int | None, typer.Option(help="MB that a layer may use, at most.", show_default="by target")
     ] = None,
-    calibrator_recording: Annotated[
-        Path | None,
-        typer.Option(help="Legacy int8: TensorRT's entropy calibrator over a recording, up to TensorRT 10, from fp32."),
-    ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Count the layers that TensorRT made, by what they compute in.")
     ] = False,
@@ -83,9 +79,6 @@ def build(
     if flavour == TENSORRT_RTX:
         options = replace(options, compute_capabilities=(platform.compute_capability,))
     _check_version(machine, platform)
-    calibrators = None
-    if calibrator_recording is not None:
-        calibrators = _calibrators(trt, loaded, platform, calibrator_recording, cuda)
 
     context = nullcontext() if cuda is None else cuda.current()
     with context, _interrupts_noted() as cancelled, _progress() as show:
@@ -96,7 +89,6 @@ def build(
             options,
             overwrite,
             inspect=_loader(trt) if cuda is not None and flavour == TENSORRT else None,
-            calibrators=calibrators,
             progress=show,
             cancelled=cancelled,
         )
@@ -180,52 +172,6 @@ def _check_version(target: Target, platform: EnginePlatform) -> None:
             "known to take; check what comes out with etam-edge check",
             markup=False,
         )
-
-
-def _calibrators(
-    trt: Any, bundle: Bundle, platform: EnginePlatform, recording: Path, cuda: Cuda | None
-) -> dict[str, Any]:
-    """An entropy calibrator for each graph, its cache kept in the bundle.
-
-    Raises:
-        InputError: the bundle is not fp32, or the recording is not of it.
-    """
-    from etam_edge.bundle import GRAPH_NAMES
-    from etam_edge.bundle.engines import FOLDER
-    from etam_edge.calibration.recording import Recording
-    from etam_edge.exporters.tensorrt.builder import entropy_calibrator
-    from etam_edge.recipe import FP32
-
-    if bundle.manifest.recipe.precision != FP32:
-        raise InputError(f"{bundle.path} is {bundle.manifest.precision}; TensorRT's calibrator wants an fp32 bundle")
-    if cuda is None:
-        raise InputError("--calibrator-recording runs the graphs on a GPU; it is for --runtime tensorrt")
-    read = Recording.load(recording)
-    read.check(bundle)
-    folder = bundle.path / FOLDER
-    folder.mkdir(exist_ok=True)
-    device, addresses = cuda, dict[tuple[str, str], int]()
-    stream = device.create_stream()
-
-    def uploader(graph: str) -> Callable[[str, Any], int]:
-        def upload(name: str, array: Any) -> int:
-            import numpy as np
-
-            content = np.ascontiguousarray(array)
-            if (graph, name) not in addresses:
-                addresses[graph, name] = device.allocate(content.nbytes)
-            device.to_device(addresses[graph, name], content.ctypes.data, content.nbytes, stream)
-            device.synchronize(stream)
-            return addresses[graph, name]
-
-        return upload
-
-    return {
-        name: entropy_calibrator(
-            trt, uploader(name), read.inputs(name), folder / f"{platform.fingerprint}.{name}.calibration"
-        )
-        for name in GRAPH_NAMES
-    }
 
 
 def _loader(trt: Any) -> Inspect:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from etam_edge.bundle import OBJECTS, GraphSignature
 from etam_edge.bundle.targets import version_numbers
-from etam_edge.errors import ExportError, InputError, RuntimeUnavailableError
+from etam_edge.errors import ExportError, InputError
 
 Progress = Callable[[str, int, int], None]
 """Told a phase of the build, how many of its steps are done, and how many there are."""
@@ -71,7 +69,6 @@ def build_engine(
     signature: GraphSignature,
     options: BuildOptions,
     timing_cache: bytes = b"",
-    calibrator: Any = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Built:
@@ -82,7 +79,6 @@ def build_engine(
         graph: its ONNX file.
         signature: of the graph, for the shapes of the object axis.
         timing_cache: of an earlier build on the same GPU; reused where TensorRT takes it.
-        calibrator: an int8 calibrator (`entropy_calibrator`), up to TensorRT 10; the graph is fp32 then.
         progress: told what TensorRT is doing, from version 10 on.
         cancelled: asked between steps, from version 10 on; true ends the build.
 
@@ -105,8 +101,6 @@ def build_engine(
         config.add_optimization_profile(profile)
     if is_weakly_typed(trt):
         obey_types(trt, network, config)
-    if calibrator is not None:
-        _calibrate(trt, config, calibrator, profile)
     if options.compute_capabilities:
         _compile_for(trt, config, options.compute_capabilities)
     if options.verbose:
@@ -193,66 +187,6 @@ def obey_types(trt: Any, network: Any, config: Any) -> None:
         config.set_flag(trt.BuilderFlag.FP16)
     if dequantized:
         config.set_flag(trt.BuilderFlag.INT8)
-
-
-def entropy_calibrator(
-    trt: Any, upload: Callable[[str, np.ndarray], int], samples: Iterable[dict[str, np.ndarray]], cache: Path
-) -> Any:
-    """TensorRT's own int8 calibration, `IInt8EntropyCalibrator2`, over recorded inputs, one object a time.
-
-    Deprecated in TensorRT 10 and removed in 11; Q/DQ in the graph (`--precision int8`) is the way that lasts.
-
-    Args:
-        upload: puts an input on the device and answers its address, the same one for the same name.
-        samples: a graph's recorded inputs, call by call.
-        cache: file that the calibration is kept in; where it is there, no sample is read.
-
-    Raises:
-        RuntimeUnavailableError: this TensorRT has no calibrators.
-    """
-    if not hasattr(trt, "IInt8EntropyCalibrator2"):
-        raise RuntimeUnavailableError(
-            f"TensorRT {trt.__version__} has no int8 calibrators; export with --precision int8, which writes Q/DQ pairs"
-        )
-
-    class Calibrator(trt.IInt8EntropyCalibrator2):
-        def __init__(self) -> None:
-            trt.IInt8EntropyCalibrator2.__init__(self)
-            self._samples = (one for sample in samples for one in split_objects(sample))
-
-        def get_batch_size(self) -> int:
-            return 1
-
-        def get_batch(self, names: list[str]) -> list[int] | None:
-            sample = next(self._samples, None)
-            return None if sample is None else [upload(name, sample[name]) for name in names]
-
-        def read_calibration_cache(self) -> bytes | None:
-            return cache.read_bytes() if cache.is_file() else None
-
-        def write_calibration_cache(self, content: Any) -> None:
-            draft = cache.with_name(f".{cache.name}.partial")
-            draft.write_bytes(bytes(content))
-            draft.replace(cache)
-
-    return Calibrator()
-
-
-def split_objects(sample: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """A call with N objects as N calls with one. Inputs that all objects share have a leading axis of one."""
-    count = max(len(array) for array in sample.values())
-    return [
-        {name: array if len(array) == 1 else array[index : index + 1] for name, array in sample.items()}
-        for index in range(count)
-    ]
-
-
-def _calibrate(trt: Any, config: Any, calibrator: Any, profile: Any | None) -> None:
-    config.set_flag(trt.BuilderFlag.INT8)
-    config.set_flag(trt.BuilderFlag.FP16)
-    config.int8_calibrator = calibrator
-    if profile is not None:
-        config.set_calibration_profile(profile)
 
 
 def check_capabilities(capabilities: Iterable[tuple[int, int]]) -> None:

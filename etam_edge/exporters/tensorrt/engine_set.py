@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,6 @@ def build_engines(
     options: BuildOptions,
     overwrite: bool = False,
     inspect: Inspect | None = None,
-    calibrators: Mapping[str, Any] | None = None,
     progress: GraphProgress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Built]:
@@ -36,7 +35,6 @@ def build_engines(
         trt: the module.
         platform: what the engines will belong to.
         inspect: tries each engine before it counts as built; None where there is no GPU to load it.
-        calibrators: int8 calibrators by graph, the legacy route.
 
     Raises:
         InputError: engines are there already, or the bundle cannot be written.
@@ -56,7 +54,6 @@ def build_engines(
                 entry.signature,
                 options,
                 timings.read_bytes() if timings.is_file() else b"",
-                (calibrators or {}).get(name),
                 _of(name, progress),
                 cancelled,
             )
@@ -68,7 +65,7 @@ def build_engines(
                 sha256=sha256_of(path),
                 size=path.stat().st_size,
                 max_objects=options.max_objects,
-                precision="int8" if calibrators else bundle.manifest.precision,
+                precision=bundle.manifest.precision,
                 device_memory=inspect(path) if inspect is not None else 0,
                 etam_edge=version("etam-edge"),
                 created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
