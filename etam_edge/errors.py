@@ -11,8 +11,8 @@ class EtamError(Exception):
     exit_code = 2
 
 
-class InputError(EtamError):
-    """A frame, prompt, path or option that cannot be used as it was given."""
+class InputError(EtamError, ValueError):
+    """A frame, prompt, path or option that cannot be used as it was given. It is a `ValueError` too."""
 
 
 class CheckpointError(EtamError):

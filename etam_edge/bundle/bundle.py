@@ -202,12 +202,10 @@ class Bundle:
             BundleError: the manifest cannot be written; it stays as it was.
         """
         manifest = replace(self.manifest, accuracy=accuracy)
-        draft = self.path / f".{MANIFEST}.partial"
         try:
-            draft.write_text(manifest.to_json(), encoding="utf-8")
-            draft.replace(self.path / MANIFEST)
+            with atomic.atomic_file(self.path / MANIFEST) as file:
+                file.write(manifest.to_json().encode())
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise BundleError(f"{self.path / MANIFEST} cannot be written ({error.strerror})") from error
         return Bundle(self.path, manifest)
 
@@ -261,4 +259,4 @@ def writing(path: Path, overwrite: bool = False) -> AbstractContextManager[Path]
     Raises:
         InputError: the target is taken, or the disk is full or cannot be written.
     """
-    return atomic.writing(path, overwrite, MANIFEST, "bundle")
+    return atomic.atomic_directory(path, overwrite, MANIFEST, "bundle")

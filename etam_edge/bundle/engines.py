@@ -126,7 +126,7 @@ def writing_engines(bundle: Bundle, platform: EnginePlatform, overwrite: bool) -
     target = bundle.path / FOLDER / platform.fingerprint
     if target.is_dir() and not overwrite and not stale(bundle, platform):
         raise InputError(f"{target} holds engines of these graphs already; add --overwrite to build them again")
-    with atomic.writing(target, True, f"{GRAPH_NAMES[0]}.json", "set of engines") as draft:
+    with atomic.atomic_directory(target, True, f"{GRAPH_NAMES[0]}.json", "set of engines") as draft:
         yield draft
 
 

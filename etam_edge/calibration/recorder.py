@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from etam_edge.atomic import writing
+from etam_edge.atomic import atomic_directory
 from etam_edge.bundle import GRAPH_NAMES
 from etam_edge.calibration.recording import MANIFEST, Recording, Sample
 from etam_edge.errors import InputError
@@ -67,7 +67,7 @@ def record(
     check_clips(clips, tracker.spec)
     for clip in clips:
         tracker.bundle.check_frame_shape(clip.frames.frame_shape, f"clip {clip.name}")
-    with writing(output, overwrite, marker=MANIFEST, what="recording") as draft:
+    with atomic_directory(output, overwrite, marker=MANIFEST, what="recording") as draft:
         sampler = _Sampler(draft, tracker.spec, samples, max_bytes, seed)
         recorder = Tracker(tracker.bundle, _RecordingBackend(tracker.backend, sampler))
         rows = []

@@ -348,11 +348,11 @@ def _write(target: Path, result: Benchmark) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    from etam_edge.atomic import writing
+    from etam_edge.atomic import atomic_directory
     from etam_edge.benchmark.plots import latency_plot, stage_plot
 
     latency, stages, text = latency_plot(result), stage_plot(result), result.to_json()
-    with writing(target, True, FIGURES, "benchmark") as draft:
+    with atomic_directory(target, True, FIGURES, "benchmark") as draft:
         (draft / FIGURES).write_text(text, encoding="utf-8")
         (draft / LATENCY).write_bytes(latency)
         (draft / STAGES_PLOT).write_bytes(stages)

@@ -192,11 +192,11 @@ def _check_folder(folder: Path) -> None:
     Raises:
         InputError: no file can be written there.
     """
-    probe = folder / f".{FIGURES}.partial"
+    from etam_edge.atomic import AtomicFile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        AtomicFile(folder / FIGURES).discard()
     except OSError as error:
         raise InputError(
             f"--output {folder} cannot be written ({error.strerror}); name another folder with --output"
@@ -208,6 +208,7 @@ def _write_report(folder: Path, outcome: Outcome, result: Check, clips: Sequence
     Raises:
         InputError: it cannot be written, or a clip cannot be read any more.
     """
+    from etam_edge.atomic import atomic_file
     from etam_edge.evaluation.report import to_html
     from etam_edge.evaluation.worst_frames import worst_frames
 
@@ -217,12 +218,10 @@ def _write_report(folder: Path, outcome: Outcome, result: Check, clips: Sequence
         REPORT: to_html(outcome, result, worst_frames(result, clips)),
     }
     for name, text in texts.items():
-        draft = folder / f".{name}.partial"
         try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(folder / name)
+            with atomic_file(folder / name) as file:
+                file.write(text.encode())
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise InputError(
                 f"{folder / name} could not be written ({error.strerror}); free space, or name another --output"
             ) from error

@@ -233,11 +233,12 @@ def _labels(file: Path) -> np.ndarray:
     """
     try:
         with Image.open(file) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise InputError(f"{file} has mode {image.mode}; annotations are palette or grey PNG images")
-            return np.asarray(image).astype(np.uint8)
+            mode, labels = image.mode, np.asarray(image).astype(np.uint8)
     except UNREADABLE_IMAGE as error:
         raise InputError(f"{file} is no annotation that can be read ({error}); save it again") from error
+    if mode not in ("P", "L", "1"):
+        raise InputError(f"{file} has mode {mode}; annotations are palette or grey PNG images")
+    return labels
 
 
 def _holds_images(folder: Path) -> bool:

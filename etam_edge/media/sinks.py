@@ -5,8 +5,8 @@ A video or score file is written under a temporary name and renamed when it is c
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from etam_edge.atomic import AtomicFile, atomic_file, open_stream
 from etam_edge.errors import InputError
 from etam_edge.media.overlay import PALETTE, overlay
 from etam_edge.media.sources import NamedFrame, import_opencv
@@ -47,17 +48,16 @@ class Output(Protocol):
 
 
 def check_writable(path: Path, option: str) -> None:
-    """
+    """Create the directory of a file to be written, and refuse a path where none can be.
+
     Raises:
-        InputError: no file can be made beside `path`.
+        InputError: `path` is a directory or a device, or its directory cannot be written.
     """
-    probe = _draft(path)
+    if path.is_dir():
+        raise InputError(f"{option} {path} is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise InputError(f"{option} {path} is a folder; name a file in it")
-        probe.touch()
-        probe.unlink()
+        AtomicFile(path).discard()
     except OSError as error:
         raise InputError(f"{option} {path} cannot be written ({error.strerror}); name another place") from error
 
@@ -74,8 +74,9 @@ class OverlayVideo:
         self._count = 0
         # The codec halves the colour planes: an odd row or column would be lost.
         self._height, self._width = (side - side % 2 for side in frame_shape)
+        self._pending = _pending(path)
         self._writer: Any = self._cv2.VideoWriter(
-            str(_draft(path)),
+            str(self._pending.temporary),
             self._cv2.VideoWriter_fourcc(*"mp4v"),
             frames_per_second or DEFAULT_RATE,
             (self._width, self._height),
@@ -94,18 +95,18 @@ class OverlayVideo:
 
     def close(self) -> None:
         self._writer.release()
-        # The writer says nothing of a full disk: the file is read again.
-        check = self._cv2.VideoCapture(str(_draft(self.path)))
+        # OpenCV's writer does not report a full disk, so the frames of the file are counted.
+        check = self._cv2.VideoCapture(str(self._pending.temporary))
         written = int(check.get(self._cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
         check.release()
         if written != self._count:
             self.discard()
             raise InputError(f"{self.path} could not be written whole (is the disk full?); free space and run it again")
-        _complete(self.path)
+        _commit(self._pending)
 
     def discard(self) -> None:
         self._writer.release()
-        _draft(self.path).unlink(missing_ok=True)
+        self._pending.discard()
 
 
 class MaskFolder:
@@ -134,12 +135,11 @@ class MaskFolder:
         image = Image.fromarray(labels)
         image.putpalette(PALETTE.tobytes())
         target = self.path / f"{frame.name}.png"
-        draft = _draft(target)
         try:
-            image.save(draft, format="PNG")
-            draft.replace(target)
+            # Flushing every mask to the disk would take longer than tracking the frame.
+            with atomic_file(target, sync=False) as file:
+                image.save(file, format="PNG")
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise InputError(f"{target} could not be written ({error.strerror or error}); free space there") from error
 
     def close(self) -> None:
@@ -153,13 +153,18 @@ class ScoreLines:
     """One JSON object a line and frame: the frame, and for each object its scores, area and box in pixels."""
 
     def __init__(self, path: Path) -> None:
-        check_writable(path, "--scores")
         self.path = path
         self._failure: InputError | None = None
+        self._pending: AtomicFile | None = None
         try:
-            self._file = open(_draft(path), "w", encoding="utf-8")  # noqa: SIM115 - closed by close or discard
+            file = open_stream(path)
         except OSError as error:
             raise InputError(f"--scores {path} cannot be written ({error.strerror}); name another place") from error
+        if file is None:
+            check_writable(path, "--scores")
+            self._pending = _pending(path)
+            file = open(self._pending.temporary, "wb")  # noqa: SIM115 - closed by close or discard
+        self._file = io.TextIOWrapper(file, encoding="utf-8")
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
         objects = [
@@ -187,19 +192,19 @@ class ScoreLines:
             self.discard()
             raise self._failure
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
         except OSError as error:
             self.discard()
             raise InputError(f"{self.path} could not be written ({error.strerror}); free space there") from error
-        _complete(self.path)
+        if self._pending is not None:
+            _commit(self._pending)
 
     def discard(self) -> None:
-        # What a full disk kept from being flushed is thrown away anyhow.
+        # Closing may fail on a full disk; the file is removed in any case.
         with suppress(OSError):
             self._file.close()
-        _draft(self.path).unlink(missing_ok=True)
+        if self._pending is not None:
+            self._pending.discard()
 
 
 def _box(mask: np.ndarray) -> list[int] | None:
@@ -210,18 +215,23 @@ def _box(mask: np.ndarray) -> list[int] | None:
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-def _complete(path: Path) -> None:
+def _pending(path: Path) -> AtomicFile:
     """
     Raises:
-        InputError: the draft cannot take the file's place.
+        InputError: no temporary file can be created beside `path`.
     """
     try:
-        _draft(path).replace(path)
+        return AtomicFile(path)
     except OSError as error:
-        _draft(path).unlink(missing_ok=True)
-        raise InputError(f"{path} could not be written ({error.strerror}); name another place") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); name another place") from error
 
 
-def _draft(path: Path) -> Path:
-    """Where a file is written until it is complete; the suffix tells OpenCV the container."""
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
+def _commit(pending: AtomicFile) -> None:
+    """
+    Raises:
+        InputError: the temporary file cannot be flushed to the disk or renamed.
+    """
+    try:
+        pending.commit()
+    except OSError as error:
+        raise InputError(f"{pending.path} could not be written ({error.strerror}); name another place") from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from etam_edge.atomic import atomic_file
 from etam_edge.errors import InputError
 from etam_edge.runtimes.workspace import DecoderOutput
 
@@ -45,7 +45,6 @@ def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: the file cannot be written; an earlier one stays as it was.
     """
-    path = Path(path)
     about = {
         "version": STATE_VERSION,
         **{name: getattr(state, name) for name in ("bundle", "options", "frame_index", "frame_shape", "prompted")},
@@ -56,13 +55,10 @@ def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
         # A mask is there only where the graph gave one; as it was before graphs did.
         values = {name: value for name, value in asdict(output).items() if value is not None}
         arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in values.items()}
-    draft = path.with_name(f".{path.name}.partial")
     try:
-        with open(draft, "wb") as file:
+        with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise InputError(f"{path} could not be written ({error.strerror}); free space or name another file") from error
 
 

@@ -31,6 +31,7 @@ from sources import Sources
 from start import initialise
 from torch import Tensor
 
+from etam_edge.atomic import atomic_file
 from etam_edge.model import EfficientTAM
 from etam_edge.spec import ModelSpec, find_spec
 
@@ -266,9 +267,8 @@ class Trainer:
                 "processes": self.world,
                 "model": self.options.model,
             }
-            draft = folder / "latest.partial"
-            draft.write_text(json.dumps(latest))
-            draft.replace(folder / "latest.json")
+            with atomic_file(folder / "latest.json") as file:
+                file.write(json.dumps(latest).encode())
             for old in folder.glob("*.pt"):
                 if not old.name.startswith(f"{step}."):
                     old.unlink()

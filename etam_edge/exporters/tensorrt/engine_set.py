@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from etam_edge.atomic import atomic_file
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
 from etam_edge.bundle.engines import EnginePlatform, Sidecar, timing_cache_path, writing_engines
 from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine
@@ -84,6 +84,5 @@ def _of(graph: str, progress: GraphProgress | None) -> Progress | None:
 
 def _keep(path: Path, content: bytes) -> None:
     """Timings are kept even where a later graph fails: the next build is faster for them."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    with atomic_file(path) as file:
+        file.write(content)
