@@ -410,7 +410,7 @@ def test_runtime_asked_for_by_name(make_machine: MachineMaker, at_hand: Callable
         Tracker.load(machine.bundle.path, runtime="tensorrt-rtx")
     with pytest.raises(InputError, match="provider 'cpu' is ONNX Runtime's"):
         Tracker.load(machine.bundle.path, runtime="tensorrt", provider="cpu")
-    with pytest.raises(InputError, match="use auto, onnxruntime, tensorrt or tensorrt-rtx"):
+    with pytest.raises(InputError, match="use auto, onnxruntime, openvino, tensorrt or tensorrt-rtx"):
         Tracker.load(machine.bundle.path, runtime="tensorflow")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etam_edge import __version__
+from etam_edge.cli.threads import THREADS
 from etam_edge.errors import BundleError, InputError
 
 if TYPE_CHECKING:
@@ -49,14 +50,14 @@ def bench(
         ),
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="Runtime of BUNDLE: auto, onnxruntime, tensorrt or tensorrt-rtx.")
+        str, typer.Option(help="Runtime of BUNDLE: auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
     ] = "auto",
     against_runtime: Annotated[str, typer.Option(help="Runtime of the other bundle.")] = "auto",
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider of BUNDLE: cpu, cuda or auto.")] = "auto",
     against_provider: Annotated[str, typer.Option(help="That of the other bundle.")] = "auto",
     resize: Annotated[str, typer.Option(help="How the host resizes for BUNDLE: exact or fast.")] = "exact",
     against_resize: Annotated[str, typer.Option(help="How it does for the other bundle.")] = "exact",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each.", show_default="all cores")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each.", **THREADS)] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for figures and plots.", show_default="out/bench/BUNDLE")
     ] = None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etam_edge import __version__
+from etam_edge.cli.threads import THREADS
 from etam_edge.errors import BundleError, InputError
 from etam_edge.recipe import FP16
 
@@ -47,12 +48,12 @@ def check(
         Path | None, typer.Option(help="Folder for the report.", show_default="a folder in checks")
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="Runtime of BUNDLE: auto, onnxruntime, tensorrt or tensorrt-rtx.")
+        str, typer.Option(help="Runtime of BUNDLE: auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")
     ] = "auto",
     reference_runtime: Annotated[str, typer.Option(help="Runtime of the reference.")] = "auto",
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider of BUNDLE: cpu, cuda or auto.")] = "auto",
     reference_provider: Annotated[str, typer.Option(help="That of the reference.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each.", show_default="all cores")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each.", **THREADS)] = None,
     round_fp16: Annotated[
         bool, typer.Option(help="On a CPU, which computes fp16 in fp32, round after every operation as a GPU does.")
     ] = True,
@@ -136,7 +137,7 @@ def _hides_fp16(tracker: Tracker) -> bool:
     """Whether this runtime computes the bundle's fp16 regions in fp32."""
     recipe = tracker.bundle.manifest.recipe
     half = any(recipe.float_type(region) == FP16 for region in recipe.regions)
-    return half and tracker.runtime == "onnxruntime (cpu)"
+    return half and tracker.runtime in ("onnxruntime (cpu)", "openvino (cpu)")
 
 
 def _rounded(tracker: Tracker, threads: int | None, folder: ExitStack) -> Tracker:

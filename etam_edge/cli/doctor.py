@@ -64,6 +64,7 @@ PACKAGES = (
         _extra("onnxruntime"),
         ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
     ),
+    Package("openvino", "openvino", "tracking with OpenVINO on an x86 CPU", _extra("openvino")),
     Package(
         "opencv",
         "cv2",

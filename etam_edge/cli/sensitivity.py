@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from etam_edge.cli.threads import THREADS
 from etam_edge.errors import InputError
 from etam_edge.recipe import FP16, FP32, INT8, REGIONS, Recipe
 
@@ -41,7 +42,7 @@ def sensitivity(
     region: Annotated[list[str] | None, typer.Option(help="Only this region; repeatable.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, where --clips is one clip.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=2, help="Frames of each clip; all without it.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", **THREADS)] = None,
     output: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("out/sensitivity"),
 ) -> None:
     """Rank the regions of a model by the accuracy that they lose and the time that they gain, one at a time."""

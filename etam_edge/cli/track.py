@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from etam_edge.cli.threads import THREADS
 from etam_edge.errors import EtamError, InputError
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def track(
     resize: Annotated[
         str, typer.Option(help="How the host resizes: exact, as the reference does, or fast, with OpenCV.")
     ] = "exact",
-    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, tensorrt or tensorrt-rtx.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores")] = None,
+    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", **THREADS)] = None,
 ) -> None:
     """Track prompted objects through a video, a folder of images or a camera."""
     from etam_edge.cli.console import err, next_command

@@ -9,12 +9,16 @@ from etam_edge.bundle.engines import FLAVOURS
 from etam_edge.errors import InputError
 from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
+from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
+from etam_edge.runtimes.backends.openvino.backend import OpenVinoBackend
 from etam_edge.runtimes.backends.tensorrt.backend import best_tensorrt, load_tensorrt
+from etam_edge.runtimes.backends.threads import AUTO, Threads
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
 from etam_edge.spec import ModelSpec
 
-RUNTIMES = ("auto", "onnxruntime", *FLAVOURS)
+OPENVINO = "openvino"
+RUNTIMES = ("auto", "onnxruntime", OPENVINO, *FLAVOURS)
 
 
 class Tracker:
@@ -36,18 +40,19 @@ class Tracker:
         runtime: str = "auto",
         *,
         provider: str = "auto",
-        threads: int | None = None,
+        threads: Threads = AUTO,
     ) -> Tracker:
         """Load a bundle that `etam-edge export` wrote.
 
         Args:
             path: of the bundle's directory.
-            runtime: "tensorrt" or "tensorrt-rtx" for engines that `etam-edge build` made, "onnxruntime", or "auto":
-                engines that fit this machine where the bundle has them, else ONNX Runtime. What is asked for by name is
-                taken or refused, never replaced.
+            runtime: "tensorrt" or "tensorrt-rtx" for engines that `etam-edge build` made, "onnxruntime", "openvino" (on
+                the CPU), or "auto": engines that fit this machine where the bundle has them, else ONNX Runtime. What is
+                asked for by name is taken or refused, never replaced.
             provider: ONNX Runtime's: "cpu", "cuda", or "auto" for CUDA where it is installed and starts. With "cpu" or
                 "cuda", "auto" as runtime means ONNX Runtime.
-            threads: CPU threads for one graph in ONNX Runtime; None lets it choose.
+            threads: CPU threads for one graph in ONNX Runtime or OpenVINO; "auto" (or None) uses one for each physical
+                core. How they were chosen: docs/performance.md.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another schema, or its engines are not for this machine.
@@ -57,15 +62,17 @@ class Tracker:
         """
         if runtime not in RUNTIMES:
             raise InputError(f"runtime '{runtime}' is not known; use {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}")
-        if runtime in FLAVOURS and provider != "auto":
+        if runtime in (OPENVINO, *FLAVOURS) and provider != "auto":
             raise InputError(f"provider '{provider}' is ONNX Runtime's, and the runtime is {runtime}; leave it out")
         bundle = Bundle.load(path)
         backend: Backend | None = None
         if runtime in FLAVOURS:
             backend = load_tensorrt(bundle, runtime)
+        elif runtime == OPENVINO:
+            backend = OpenVinoBackend(bundle, threads)
         elif runtime == "auto" and provider == "auto":
             backend = best_tensorrt(bundle)
-        return cls(bundle, backend or OnnxRuntimeBackend(bundle, provider=provider, threads=threads))
+        return cls(bundle, backend or OnnxRuntimeBackend(bundle, provider, OnnxRuntimeOptions(threads)))
 
     @property
     def spec(self) -> ModelSpec:

@@ -17,6 +17,7 @@ from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice
 from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import rewrite_for_cpu
+from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
 
 INSTALL = 'install it with: pip install "etam-edge[onnxruntime]"'
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -35,24 +36,20 @@ class OnnxRuntimeBackend:
     Args:
         bundle: checked on load.
         provider: "cpu", "cuda", or "auto" for CUDA where its provider is installed and starts, else the CPU.
-        threads: for one graph; None lets ONNX Runtime choose (the physical cores).
+        options: threads, spinning and rewrites; the defaults need no tuning.
+
+    Attributes:
+        threads: what was chosen, in words.
 
     Raises:
         RuntimeUnavailableError: ONNX Runtime or the provider asked for is not installed or cannot start.
         BundleError: a graph cannot be loaded or is not what the manifest says.
     """
 
-    def __init__(self, bundle: Bundle, provider: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, provider: str = "auto", options: OnnxRuntimeOptions | None = None) -> None:
+        options = options or OnnxRuntimeOptions()
         ort = import_onnxruntime()
         candidates = _candidates(ort, provider)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Sessions run one after the other: the idle one's workers would spin on the cores the next one needs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            if threads < 1:
-                raise InputError(f"threads must be at least 1, not {threads}")
-            options.intra_op_num_threads = threads
         for self.provider in candidates:
             try:
                 self._sessions = {name: _load(ort, bundle, name, options, self.provider) for name in GRAPH_NAMES}
@@ -61,6 +58,8 @@ class OnnxRuntimeBackend:
                 if self.provider == candidates[-1]:
                     raise
         self.name = f"onnxruntime ({self.provider})"
+        self.threads = options.description
+        self._profiled = options.profile is not None
         self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider)
 
@@ -79,6 +78,16 @@ class OnnxRuntimeBackend:
                 for buffers in (inputs.items(), outputs.items())
             ]
             self._run(graph, *mine)
+
+    def end_profiling(self) -> dict[str, Path]:
+        """Stop the profile that the options asked for: the file that ONNX Runtime wrote, by graph.
+
+        Raises:
+            InputError: the options asked for no profile.
+        """
+        if not self._profiled:
+            raise InputError("nothing was profiled; load the bundle with OnnxRuntimeOptions(profile=PREFIX)")
+        return {name: Path(session.end_profiling()) for name, session in self._sessions.items()}
 
     def _run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         session = self._sessions[graph]
@@ -153,8 +162,9 @@ def _candidates(ort: Any, provider: str) -> list[str]:
     return [provider]
 
 
-def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> Any:
-    """
+def _load(ort: Any, bundle: Bundle, name: str, options: OnnxRuntimeOptions, provider: str) -> Any:
+    """The session of one graph.
+
     Raises:
         BundleError: the file is no graph, or not the one that the manifest describes.
         RuntimeUnavailableError: the provider is installed but does not start here.
@@ -162,8 +172,8 @@ def _load(ort: Any, bundle: Bundle, name: str, options: Any, provider: str) -> A
     path: Path = bundle.graph_path(name)
     try:
         queries = bundle.manifest.model.tokens if name == "track" else None
-        graph = rewrite_for_cpu(path.read_bytes(), queries) if provider == "cpu" else str(path)
-        session = ort.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
+        graph = rewrite_for_cpu(path.read_bytes(), queries, options.skip_rewrites) if provider == "cpu" else str(path)
+        session = ort.InferenceSession(graph, options.session_options(ort), providers=[PROVIDERS[provider]])
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
     if PROVIDERS[provider] not in session.get_providers():

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,19 +35,24 @@ QUERIES_AT_ONCE = {"MatMul": 256, "MatMulIntegerToFloat": 128}
 quarter of the work."""
 
 
-def rewrite_for_cpu(data: bytes, memory_queries: int | None = None) -> bytes:
+def rewrite_for_cpu(data: bytes, memory_queries: int | None = None, skip: Collection[str] = ()) -> bytes:
     """The same graph for ONNX Runtime on this machine's CPU.
 
     Args:
         data: of the file.
         memory_queries: of memory attention, in the graph that has it: the tokens of a frame.
+        skip: names of rewrites that are not applied.
 
     Raises:
         BundleError: the data is no ONNX model.
     """
     file = OnnxFile(data)
-    done = fuse_attention(file) + fuse_int8_products(file, unsigned=platform.machine().lower() in X86)
-    if memory_queries is not None:
+    done = 0
+    if "fuse_attention" not in skip:
+        done += fuse_attention(file)
+    if "fuse_int8_products" not in skip:
+        done += fuse_int8_products(file, unsigned=platform.machine().lower() in X86)
+    if memory_queries is not None and "split_queries" not in skip:
         # After the products: it moves them.
         done += split_queries(file, memory_queries)
     if not done:
