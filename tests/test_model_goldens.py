@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import golden_parameters
 
 from etam_edge_testing.golden_runs import model_answers, seeded_model
 from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
@@ -10,7 +11,7 @@ from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.id)
+@pytest.mark.parametrize("golden", golden_parameters(GOLDENS))
 def test_model_reproduces_golden(golden: Golden) -> None:
     comparison = Comparison(golden)
     comparison.check(model_answers(golden, seeded_model(*golden.weights_id)))

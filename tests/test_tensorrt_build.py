@@ -108,6 +108,7 @@ def test_camera_frames_compile_in_every_precision(
         assert all(layer.inputs == {"Float"} for layer in filters), filters
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("precision", [FP32, FP16, INT8])
 @pytest.mark.parametrize("variant", ["efficienttam_ti_512x512", "efficienttam_ti_2"])
 def test_official_models_compile_in_every_precision(

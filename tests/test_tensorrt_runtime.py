@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BundleMaker, SmallBundleMaker
+from conftest import BundleMaker, SmallBundleMaker, golden_parameters
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
@@ -227,12 +227,12 @@ def test_several_sessions_of_one_tracker(make_machine: MachineMaker) -> None:
 
 SEEDED = [
     golden
-    for golden in sorted(GOLDENS, key=lambda golden: golden.weights_id)
+    for golden in GOLDENS
     if golden.variant in ("efficienttam_ti_512x512", "efficienttam_ti_2") and not golden.form
 ]
 
 
-@pytest.mark.parametrize("golden", SEEDED, ids=lambda golden: golden.id)
+@pytest.mark.parametrize("golden", golden_parameters(SEEDED))
 def test_golden_scenario(golden: Golden, seeded_bundle: BundleMaker, tmp_path: Path) -> None:
     """The reference's own answers, through the whole TensorRT runtime."""
     bundle = Bundle.load(seeded_bundle(*golden.weights_id)).copy_to(tmp_path / "golden")
