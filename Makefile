@@ -1,6 +1,7 @@
 # make demo        set up, export the small model and track objects in a real clip and a drawn one
 # make test        set up, then lint, type checks and tests
 # make test-full   the tests of official models at full size, which `make test` leaves out
+# make docs        set up and build the documentation site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reo
 PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-full check clean
+.PHONY: demo test test-full check docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/etam-edge demo $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
@@ -29,6 +30,11 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site, in site/. A warning is an error: a link that leads nowhere ends the build.
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,4 +56,4 @@ $(VENV)310/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)310 .cache bundles out
+	rm -rf $(VENV) $(VENV)310 .cache bundles out site
