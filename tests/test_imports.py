@@ -47,7 +47,8 @@ ALLOWED_OF_MODULES = {
     "etam_edge/__main__.py": {"cli"},
 }
 """Rooms that the modules outside every room may import, besides the foundation."""
-HEAVY = {"torch", "onnx", "onnxslim", "onnxruntime", "openvino", "cv2", "matplotlib", "huggingface_hub", "tensorrt", "pycuda"}
+HEAVY = {"torch", "onnx", "onnxslim", "onnxruntime", "openvino", "tensorrt", "pycuda"}
+HEAVY |= {"cv2", "matplotlib", "huggingface_hub"}
 """Packages that take long to import, or that a robot does not have."""
 
 
