@@ -16,7 +16,7 @@ from conftest import SmallBundleMaker
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from etam_edge.bundle import Bundle, sha256_of
+from etam_edge.bundle import Bundle, ReferenceBundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.spec import Pooling
@@ -164,17 +164,19 @@ def test_the_verdict_goes_into_the_manifest_and_inspect_shows_it(bundle: Path, c
     after = Bundle.load(bundle)
     assert after.identity == before.identity
     accuracy = after.manifest.accuracy
-    assert accuracy["passed"] is True
-    assert accuracy["thresholds"] == {"max_drop": 1.0, "min_iou": None}
-    assert accuracy["drop"] == 0
-    assert accuracy["reference_j_and_f"] == accuracy["candidate_j_and_f"]
-    assert accuracy["mean_iou"] == accuracy["smallest_iou"] == 1
-    assert accuracy["reference"] == {"name": "whole", "identity": before.identity, "runtime": "onnxruntime (cpu)"}
-    assert accuracy["runtime"] == "onnxruntime (cpu)"
-    assert accuracy["clips"] == [{"name": NAME, "frames": FRAMES}, {"name": "other", "frames": FRAMES - 2}]
-    assert accuracy["candidate_not_finite"] == accuracy["score_flips"]["count"] == 0
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", accuracy["created"])
-    assert accuracy["etam-edge"]
+    assert accuracy is not None
+    assert accuracy.passed is True
+    assert accuracy.thresholds == {"max_drop": 1.0, "min_iou": None}
+    assert accuracy.drop == 0
+    assert accuracy.reference_j_and_f == accuracy.candidate_j_and_f
+    assert accuracy.mean_iou == accuracy.smallest_iou == 1
+    runtime = "onnxruntime (cpu)"
+    assert accuracy.reference == ReferenceBundle(name="whole", identity=before.identity, runtime=runtime)
+    assert accuracy.runtime == runtime
+    assert [(clip.name, clip.frames) for clip in accuracy.clips] == [(NAME, FRAMES), ("other", FRAMES - 2)]
+    assert accuracy.candidate_not_finite == accuracy.score_flips["count"] == 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", accuracy.created)
+    assert accuracy.etam_edge
     [line] = [
         line for line in CliRunner().invoke(app, ["inspect", str(bundle)]).output.splitlines() if "accuracy" in line
     ]
@@ -191,7 +193,7 @@ def test_a_damaged_bundle_fails(kind: str, bundle: Path, damaged: Damager, bare:
     assert figures["verdict"]["passed"] is False
     assert figures["comparison"]["overall"]["worst"]["iou"] < 0.9
     assert figures["candidate"]["identity"] != figures["reference"]["identity"]
-    assert Bundle.load(damaged(kind)).manifest.accuracy["passed"] is False
+    assert Bundle.load(damaged(kind)).manifest.accuracy.passed is False
     # The same call passes with a bundle that is whole.
     assert run(bundle, bundle, bare, "--min-iou", 0.9, "--output", "out").exit_code == 0
 
@@ -305,7 +307,7 @@ def test_a_wrong_call_is_one_sentence(bundle: Path, clips: Path, tmp_path: Path)
     for option in ("--max-frames", "--threads"):
         assert run(bundle, bundle, clips, option, 0).exit_code == 2
     assert not Path("checks").exists()
-    assert Bundle.load(bundle).manifest.accuracy == {}
+    assert Bundle.load(bundle).manifest.accuracy is None
 
 
 def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
@@ -323,7 +325,7 @@ def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
     assert result.exit_code == 0, result.output
     assert "warning: the bundle does not keep this verdict" in result.output
     assert "Permission denied" in result.output
-    assert Bundle.load(bundle).manifest.accuracy == {}
+    assert Bundle.load(bundle).manifest.accuracy is None
     report(Path("checks/whole-against-whole"))
 
 
@@ -384,5 +386,5 @@ def test_fp16_is_rounded_on_a_cpu_unless_told_otherwise(bundle: Path, clips: Pat
         assert figures["candidate"]["name"] == "half"
         assert figures["comparison"]["candidate_latency"]["median"] > 0
         logits[option] = figures["comparison"]["overall"]["mean_iou"]
-    assert Bundle.load(half).manifest.accuracy["passed"]
+    assert Bundle.load(half).manifest.accuracy.passed
     assert logits["--round-fp16"] != logits["--no-round-fp16"]

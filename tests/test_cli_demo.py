@@ -50,7 +50,7 @@ def test_demo_exports_tracks_checks_and_says_what_is_where(tmp_path: Path) -> No
         for clip in figures["comparison"]["clips"]:
             assert clip["figures"]["drop"]["j_and_f"] <= most, (precision, clip["name"])
             assert clip["figures"]["mean_iou"] >= least_iou, (precision, clip["name"])
-        assert Bundle.load(output / precision).manifest.accuracy["passed"]
+        assert Bundle.load(output / precision).manifest.accuracy.passed
 
 
 def test_demo_in_a_place_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def test_export_writes_a_whole_bundle(bundle: Path, checkpoint: Path, variant: s
     assert manifest.model.name == variant
     assert manifest.precision == "fp32"
     assert manifest.approximation is None
-    assert manifest.checkpoint["name"] == checkpoint.name
-    assert len(manifest.checkpoint["sha256"]) == 64
+    assert manifest.checkpoint.name == checkpoint.name
+    assert len(manifest.checkpoint.sha256) == 64
 
 
 def test_inspect_tells_what_a_bundle_is(bundle: Path, variant: str) -> None:
@@ -86,7 +86,7 @@ def test_inspect_tells_what_a_bundle_is(bundle: Path, variant: str) -> None:
         assert text in result.output
     fields = json.loads(run("inspect", bundle, "--json").stdout)
     assert fields["model"]["name"] == variant
-    refused(run("inspect", bundle / "graphs"), "is no bundle")
+    refused(run("inspect", bundle / "graphs"), "is not a bundle")
 
 
 def test_exported_bundle_tracks_a_video(bundle: Path, tmp_path: Path) -> None:

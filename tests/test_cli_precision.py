@@ -83,8 +83,8 @@ def test_fp16_needs_nothing_else_and_regions_can_be_overridden(clips: Path, fp32
     manifest = Bundle.load(path).manifest
     assert manifest.precision == FP16
     assert manifest.recipe.regions == {name: FP32 if name == "memory_encoder" else FP16 for name in REGIONS}
-    assert set(manifest.calibration["largest"]) == set(REGIONS)
-    assert [clip["name"] for clip in manifest.calibration["clips"]] == ["chair", "crossing"]
+    assert set(manifest.calibration.largest) == set(REGIONS)
+    assert [clip.name for clip in manifest.calibration.clips] == ["chair", "crossing"]
     shown = done("inspect", path)
     for name in REGIONS:
         assert name in shown
@@ -98,8 +98,8 @@ def test_int8_keeps_its_accuracy(int8: Path, fp32: Path, clips: Path, tmp_path: 
     assert "passed: J&F" in output
     manifest = Bundle.load(int8).manifest
     assert manifest.precision == INT8
-    assert manifest.calibration["left_float"] == []
-    assert manifest.calibration["samples"]["track"] == 12
+    assert manifest.calibration.left_float == []
+    assert manifest.calibration.samples["track"] == 12
 
 
 def scale_activation(model: onnx.ModelProto) -> None:
@@ -147,7 +147,7 @@ def test_a_damaged_bundle_fails_the_check(
     result = run("check", damaged.path, "--reference", fp32, "--clips", clips, *thresholds, "--output", tmp_path / "c")
     assert result.exit_code == 1, result.output
     assert "failed:" in result.output
-    assert Bundle.load(damaged.path).manifest.accuracy["passed"] is False
+    assert Bundle.load(damaged.path).manifest.accuracy.passed is False
 
 
 def test_sensitivity_ranks_regions_in_a_table_and_a_plot(
@@ -187,10 +187,10 @@ def test_mixed_keeps_regions_within_the_budget(recording: Path, clips: Path, tmp
     manifest = Bundle.load(path).manifest
     assert manifest.precision == "mixed"
     assert set(manifest.recipe.int8_regions) <= {"vit_windowed", "vit_global", "memory_layers"}
-    trial = manifest.calibration["trials"][-1]
+    trial = manifest.calibration.trials[-1]
     assert set(trial["regions"]) == set(manifest.recipe.int8_regions)
     assert trial["drop"] <= 1
-    assert len(manifest.calibration["sensitivity"]) == 3
+    assert len(manifest.calibration.sensitivity) == 3
 
 
 def test_wrong_calls_are_refused_before_any_work(

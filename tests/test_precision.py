@@ -237,7 +237,7 @@ def test_int8_is_where_the_recipe_says_and_nowhere_else(
 ) -> None:
     recipe = Recipe.default(INT8, rest)
     made = derive_bundle(source, tmp_path / "int8", recipe, INT8, {}, QdqQuantizer(ranges))
-    assert made.manifest.calibration["left_float"] == []
+    assert made.manifest.calibration.left_float == []
     for name, model in graphs(made).items():
         original = onnx.load(source.graph_path(name))
         regions = node_regions(name, original, source.manifest.model)
@@ -280,7 +280,7 @@ def test_what_stays_float_in_an_int8_region_is_told(source: Bundle, ranges: Rang
 
     recipe = Recipe({"neck": INT8}, rest=FP32)
     made = derive_bundle(source, tmp_path / "int8", recipe, INT8, {}, forgetful)
-    assert made.manifest.calibration["left_float"] == ["encode:/neck/convs.0/conv_1x1/Conv"]
+    assert made.manifest.calibration.left_float == ["encode:/neck/convs.0/conv_1x1/Conv"]
 
 
 def test_a_quantizer_that_reaches_too_far_is_refused(source: Bundle, ranges: Ranges, tmp_path: Path) -> None:

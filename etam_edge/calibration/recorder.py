@@ -79,7 +79,7 @@ def record(
             path=draft,
             model=manifest.model.to_dict(),
             sizes=manifest.sizes.to_dict(),
-            checkpoint=dict(manifest.checkpoint),
+            checkpoint=manifest.checkpoint.to_dict(),
             clips=rows,
             seed=seed,
             samples=sampler.samples(),

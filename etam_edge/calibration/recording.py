@@ -102,7 +102,7 @@ class Recording:
         manifest = bundle.manifest
         self.check_sizes(manifest.sizes, str(bundle.path))
         mine = {"model": self.model, "checkpoint": self.checkpoint.get("sha256")}
-        theirs = {"model": manifest.model.to_dict(), "checkpoint": manifest.checkpoint.get("sha256")}
+        theirs = {"model": manifest.model.to_dict(), "checkpoint": manifest.checkpoint.sha256}
         for what, value in mine.items():
             if value != theirs[what]:
                 raise InputError(f"{self.path} was recorded with another {what} than {bundle.path} has; {HOW}")

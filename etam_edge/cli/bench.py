@@ -270,7 +270,7 @@ def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: int | None) -> 
         if tracker.spec != MODELS[NANO.name]:
             raise InputError(
                 f"--against torch needs the checkpoint that {ours.side.path} was exported from "
-                f"({tracker.bundle.manifest.checkpoint.get('name')}); add --checkpoint FILE"
+                f"({tracker.bundle.manifest.checkpoint.name}); add --checkpoint FILE"
             )
         checkpoint = PACKAGED
     begin = time.perf_counter()
@@ -279,7 +279,7 @@ def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: int | None) -> 
     if threads is not None:
         torch.set_num_threads(threads)
     sha256 = sha256_of(checkpoint)
-    if sha256 != tracker.bundle.manifest.checkpoint.get("sha256"):
+    if sha256 != tracker.bundle.manifest.checkpoint.sha256:
         err.print(
             f"note: {ours.side.path} was not exported from {checkpoint}; times can be compared, answers cannot",
             markup=False,

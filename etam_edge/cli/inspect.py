@@ -37,7 +37,7 @@ def inspect(
     facts = {
         "model": f"{spec.name}, {spec.image_size} px, {pooling[spec.pooling.value]}",
         "precision": manifest.precision,
-        "checkpoint": f"{manifest.checkpoint.get('name')} (sha256 {manifest.checkpoint.get('sha256') or 'not known'})",
+        "checkpoint": f"{manifest.checkpoint.name} (sha256 {manifest.checkpoint.sha256 or 'not known'})",
         "approximation": manifest.approximation or "none",
         "memory": f"{sizes.conditioning_frames} conditioning + {spec.recent_frames} recent frames in "
         f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
@@ -58,10 +58,9 @@ def inspect(
         "largest activation",
         title=f"recipe ({manifest.recipe.rest} between int8)" if manifest.recipe.int8_regions else "recipe",
     )
-    largest = manifest.calibration.get("largest", {})
+    largest = manifest.calibration.largest if manifest.calibration else {}
     for name, precision in manifest.recipe.regions.items():
-        reach = largest.get(name, {}).get("value")
-        regions.add_row(name, REGIONS[name], precision, "" if reach is None else f"{reach:.4g}")
+        regions.add_row(name, REGIONS[name], precision, f"{largest[name].value:.4g}" if name in largest else "")
     out.print(regions)
 
     graphs = Table("graph", "size", "opset", "reads", "writes", title="graphs (files match their hashes)")
@@ -106,11 +105,11 @@ def recipe_lines(manifest: Manifest) -> list[str]:
     for name, precision in manifest.recipe.regions.items():
         by_precision.setdefault(precision, []).append(name)
     lines = [f"{precision}: {', '.join(names)}" for precision, names in by_precision.items()]
-    if manifest.calibration.get("clips"):
-        clips = ", ".join(clip["name"] for clip in manifest.calibration["clips"])
+    calibration = manifest.calibration
+    if calibration and calibration.clips:
+        clips = ", ".join(clip.name for clip in calibration.clips)
         purpose = "calibrated" if manifest.recipe.int8_regions else "audited"
-        lines.append(f"{purpose} on {manifest.calibration['frames']} frames of {clips}")
-    left = manifest.calibration.get("left_float", [])
-    if left:
-        lines.append(f"not quantized, though their region is int8: {', '.join(left)}")
+        lines.append(f"{purpose} on {calibration.frames} frames of {clips}")
+    if calibration and calibration.left_float:
+        lines.append(f"not quantized, though their region is int8: {', '.join(calibration.left_float)}")
     return lines

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from etam_edge.bundle import Accuracy, ClipSummary, ReferenceBundle
 from etam_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Side:
             identity=bundle.identity,
             model=bundle.manifest.model.name,
             precision=bundle.manifest.precision,
-            checkpoint=bundle.manifest.checkpoint.get("sha256") or "",
+            checkpoint=bundle.manifest.checkpoint.sha256,
             runtime=tracker.runtime + (ROUNDED if rounded else ""),
         )
 
@@ -185,50 +185,48 @@ class Outcome:
         """All of it, for JSON."""
         return {"etam-edge": self.version, **{k: v for k, v in asdict(self).items() if k != "version"}}
 
-    def to_manifest(self) -> dict[str, Any]:
-        """What the candidate's manifest keeps."""
+    def to_manifest(self) -> Accuracy:
+        """The summary that the candidate's manifest stores."""
         overall = self.comparison.overall
         drop, reference, candidate = (
             None if accuracy is None else accuracy.j_and_f
             for accuracy in (overall.drop, overall.reference, overall.candidate)
         )
-        return {
-            "passed": self.verdict.passed,
-            "reasons": self.verdict.reasons,
-            "thresholds": asdict(self.thresholds),
-            "drop": drop,
-            "reference_j_and_f": reference,
-            "candidate_j_and_f": candidate,
-            "mean_iou": overall.mean_iou,
-            "smallest_iou": overall.worst.iou,
-            "reference": {
-                "name": self.reference.name,
-                "identity": self.reference.identity,
-                "runtime": self.reference.runtime,
-            },
-            "runtime": self.candidate.runtime,
-            "clips": [{"name": clip.name, "frames": clip.frames} for clip in self.comparison.clips],
-            "judged_clips": self.comparison.judged_clips,
-            "candidate_not_finite": self.comparison.candidate_not_finite,
-            "reference_not_finite": self.comparison.reference_not_finite,
-            "score_flips": asdict(overall.score_flips),
-            "choice_flips": asdict(overall.choice_flips),
-            "etam-edge": self.version,
-            "created": self.created,
-        }
+        return Accuracy(
+            passed=self.verdict.passed,
+            reasons=list(self.verdict.reasons),
+            thresholds=asdict(self.thresholds),
+            drop=drop,
+            reference_j_and_f=reference,
+            candidate_j_and_f=candidate,
+            mean_iou=overall.mean_iou,
+            smallest_iou=overall.worst.iou,
+            reference=ReferenceBundle(
+                name=self.reference.name, identity=self.reference.identity, runtime=self.reference.runtime
+            ),
+            runtime=self.candidate.runtime,
+            clips=tuple(ClipSummary(name=clip.name, frames=clip.frames) for clip in self.comparison.clips),
+            judged_clips=self.comparison.judged_clips,
+            candidate_not_finite=self.comparison.candidate_not_finite,
+            reference_not_finite=self.comparison.reference_not_finite,
+            score_flips=asdict(overall.score_flips),
+            choice_flips=asdict(overall.choice_flips),
+            etam_edge=self.version,
+            created=self.created,
+        )
 
 
-def describe(accuracy: Mapping[str, Any]) -> str:
-    """A manifest's verdict in one line."""
-    clips: Sequence[Any] = accuracy.get("clips") or []
-    reference = accuracy.get("reference") or {}
-    drop, smallest = accuracy.get("drop"), accuracy.get("smallest_iou")
+def describe(accuracy: Accuracy) -> str:
+    """The accuracy summary of a manifest in one line."""
     figures = [
-        f"J&F drop {drop:.2f} points" if drop is not None else "",
-        f"smallest IoU {smallest:.3f}" if smallest is not None else "",
+        f"J&F drop {accuracy.drop:.2f} points" if accuracy.drop is not None else "",
+        f"smallest IoU {accuracy.smallest_iou:.3f}" if accuracy.smallest_iou is not None else "",
     ]
-    where = f"against {reference.get('name', 'another bundle')} over {len(clips)} clip{'' if len(clips) == 1 else 's'}"
+    count = len(accuracy.clips)
+    where = f"against {accuracy.reference.name or 'another bundle'} over {count} clip{'' if count == 1 else 's'}"
+    form = f"int8 as {accuracy.int8_form}" if accuracy.int8_form else ""
+    origin = [accuracy.runtime, accuracy.cpu or "", form, accuracy.created]
     return (
-        f"{'passed' if accuracy.get('passed') else 'failed'}: {', '.join(filter(None, figures))}, {where} "
-        f"({accuracy.get('runtime', 'runtime not known')}, {accuracy.get('created', 'time not known')})"
+        f"{'passed' if accuracy.passed else 'failed'}: {', '.join(filter(None, figures))}, {where} "
+        f"({', '.join(filter(None, origin))})"
     )

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, Manifest, check_target, sha256_of, writing
+from etam_edge.bundle import MANIFEST, Bundle, Checkpoint, GraphEntry, Manifest, check_target, sha256_of, writing
 from etam_edge.exporters.graphs.modules import graph_modules, signatures
 from etam_edge.exporters.graphs.tracing import OPSET, export_graph
 from etam_edge.exporters.verify import verify_graphs
@@ -60,7 +60,7 @@ def export_bundle(
                 name: GraphEntry(f"graphs/{name}.onnx", sha256_of(folder / f"{name}.onnx"), OPSET, signature)
                 for name, signature in all_signatures.items()
             },
-            checkpoint=checkpoint,
+            checkpoint=Checkpoint.from_dict(checkpoint),
             approximation=approximation,
             verification=verification,
             versions={name: version(name) for name in PACKAGES},

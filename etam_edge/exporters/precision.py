@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import onnx
 
-from etam_edge.bundle import MANIFEST, Bundle, GraphEntry, GraphSignature, TensorSpec, sha256_of, writing
+from etam_edge.bundle import MANIFEST, Bundle, Calibration, GraphEntry, GraphSignature, TensorSpec, sha256_of, writing
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.graphs.tracing import static_problems
 from etam_edge.exporters.passes.float16 import convert_to_float16
@@ -83,13 +83,15 @@ def derive_bundle(
             path = draft / entry.file
             onnx.save(model, path)
             entries[name] = GraphEntry(entry.file, sha256_of(path), entry.opset, signature)
+        if recipe.int8_regions:
+            calibration = {**calibration, "left_float": left_float}
         made = dataclasses.replace(
             manifest,
             precision=precision,
             recipe=recipe,
             graphs=entries,
-            calibration={**calibration, "left_float": left_float} if recipe.int8_regions else calibration,
-            accuracy={},
+            calibration=Calibration.from_dict(calibration) if calibration else None,
+            accuracy=None,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         (draft / MANIFEST).write_text(made.to_json(), encoding="utf-8")
