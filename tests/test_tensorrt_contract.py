@@ -34,6 +34,7 @@ OBJECTS = {
     "tensor": "ITensor",
     "error": "ParserError",
     "runtime": "Runtime",
+    "constant": "IConstantLayer",
     "engine": "ICudaEngine",
     "executable": "ICudaEngine",
     "context": "IExecutionContext",

@@ -14,6 +14,7 @@ from typing import Any
 from etam_edge.bundle import OBJECTS, GraphSignature
 from etam_edge.bundle.targets import version_numbers
 from etam_edge.errors import ExportError, InputError
+from etam_edge.exporters.tensorrt.weak_typing import obey_types
 
 Progress = Callable[[str, int, int], None]
 """Told a phase of the build, how many of its steps are done, and how many there are."""
@@ -148,45 +149,6 @@ def _profile(builder: Any, signature: GraphSignature, options: BuildOptions) -> 
             tensor.name, tensor.sized(1), tensor.sized(options.opt_objects), tensor.sized(options.max_objects)
         )
     return profile
-
-
-def obey_types(trt: Any, network: Any, config: Any) -> None:
-    """TensorRT 8.6: every layer gets the type that the graph gives it, and the builder has to keep to it.
-
-    Types are followed from the graph's inputs, constants, casts and Q/DQ pairs: a typed graph casts at every border, so
-    a layer computes in the type of its first float input. A multiplication between Q/DQ pairs is left to TensorRT,
-    which makes it int8: told float32, it would have to obey.
-    """
-    floats = (trt.DataType.FLOAT, trt.DataType.HALF)
-    fixed = (trt.LayerType.CAST, trt.LayerType.CONSTANT, trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
-    types = {network.get_input(i).name: network.get_input(i).dtype for i in range(network.num_inputs)}
-    dequantized: set[str] = set()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
-        if layer.type in fixed:
-            types |= {tensor.name: tensor.dtype for tensor in outputs}
-            if layer.type == trt.LayerType.DEQUANTIZE:
-                dequantized |= {tensor.name for tensor in outputs}
-            continue
-        read = [types[tensor.name] for tensor in inputs if tensor is not None and types.get(tensor.name) in floats]
-        kind = read[0] if read else None
-        free = any(tensor is not None and tensor.name in dequantized for tensor in inputs)
-        for place, tensor in enumerate(outputs):
-            if kind is None or tensor.dtype not in floats:
-                types[tensor.name] = tensor.dtype
-                continue
-            types[tensor.name] = kind
-            if not free:
-                layer.set_output_type(place, kind)
-        if kind is not None and not free:
-            layer.precision = kind
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    if trt.DataType.HALF in types.values():
-        config.set_flag(trt.BuilderFlag.FP16)
-    if dequantized:
-        config.set_flag(trt.BuilderFlag.INT8)
 
 
 def check_capabilities(capabilities: Iterable[tuple[int, int]]) -> None:
