@@ -26,6 +26,8 @@ SOURCES = (
     "etam_edge/exporters/**/*.py",
     "etam_edge/model/**/*.py",
     "etam_edge/runtimes/backends/**/*.py",
+    "etam_edge/weights/*",
+    "etam_edge/workflows/export.py",
     "etam_edge_testing/bundle_cache.py",
     "etam_edge_testing/golden_runs.py",
     "etam_edge_testing/goldens.py",

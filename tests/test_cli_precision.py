@@ -17,6 +17,7 @@ from etam_edge.bundle import MANIFEST, Bundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.recipe import FP16, FP32, INT8, REGIONS
 from etam_edge_testing import refusals
+from etam_edge_testing.bundle_cache import cached_bundle
 from etam_edge_testing.davis import write_crossing
 
 onnx = pytest.importorskip("onnx")
@@ -50,9 +51,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("nano") / "fp32"
-    done("export", "--output", path)
-    return path
+    cached = cached_bundle("nano", lambda path: done("export", "--output", path))
+    return Path(shutil.copytree(cached, tmp_path_factory.mktemp("nano") / "fp32"))
 
 
 @pytest.fixture(scope="module")

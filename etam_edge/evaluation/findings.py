@@ -1,4 +1,4 @@
-"""A comparison in words and rows: the same in the terminal and in the report."""
+"""A comparison as text and table rows, for the terminal and for the report."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from etam_edge.evaluation.summary import Comparison, Figures, Latency, Share
 
-JUDGED = "reference / candidate; drop in points, hundredths of J&F; "
-COMPARED = "IoU and flips (visible or not, chosen mask): against the reference"
+JUDGED = "J, F, J&F: reference / candidate; drop: points, hundredths of J&F; "
+COMPARED = "IoU and flips (visible or not, choice of mask): against the reference"
 
 
 def caption(comparison: Comparison) -> str:
-    """What the columns of `clip_rows` are."""
+    """Explanation of the columns of `clip_rows`."""
     return f"{'' if comparison.overall.drop is None else JUDGED}{COMPARED}"
 
 
 def clip_rows(comparison: Comparison) -> tuple[list[str], list[list[str]], list[str]]:
-    """A table's header, a row for every clip, and one over all clips. Without ground-truth masks it has no J and F."""
+    """The table of clips: header, a row for each clip, a row over all clips. It has J and F only with ground truth."""
     judged = comparison.overall.drop is not None
     header = ["clip", *(["J", "F", "J&F", "drop"] if judged else []), "mean\nIoU", "smallest\nIoU", "flips"]
     rows = [[clip.name, *_cells(clip.figures, judged)] for clip in comparison.clips]
@@ -35,7 +35,7 @@ def _cells(figures: Figures, judged: bool) -> Iterator[str]:
 
 
 def findings(comparison: Comparison) -> list[tuple[str, str]]:
-    """Name and text of all that stands neither in the table of clips nor in the verdict."""
+    """Name and text of each finding that is not in the table of clips."""
     return list(_findings(comparison))
 
 
@@ -46,9 +46,9 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "drop", f"J&F {_points(drop.j_and_f)} points (J {_points(drop.j)}, F {_points(drop.f)})"
         if overall.judged_objects < overall.objects:
             yield (
-                "ground-truth masks",
-                f"{comparison.judged_clips} of {len(comparison.clips)} clips have them, {overall.judged_objects} of "
-                f"{overall.objects} objects; J and F are over those",
+                "ground truth",
+                f"{comparison.judged_clips} of {len(comparison.clips)} clips and {overall.judged_objects} of "
+                f"{overall.objects} objects have it; J and F are averaged over those",
             )
     yield "worst frame", f"{worst.clip}, object {worst.object_id}, frame {worst.frame}: IoU {worst.iou:.3f}"
     lost = "" if fifth.drop is None else f"drop {_points(fifth.drop)} points, "
@@ -61,9 +61,9 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
         "drift",
         f"mean IoU {overall.first_third:.3f} in the first third of the frames, {overall.last_third:.3f} in the last",
     )
-    yield "flips", f"visible or not {_share(overall.score_flips)}, chosen mask {_share(overall.choice_flips)}"
+    yield "flips", f"visible or not {_share(overall.score_flips)}, choice of mask {_share(overall.choice_flips)}"
     if overall.both_empty.count:
-        yield "both empty", f"{_share(overall.both_empty)}: neither found the object, which counts as IoU 1"
+        yield "both empty", f"{_share(overall.both_empty)}: both masks are empty, which counts as IoU 1"
     yield (
         "NaN or infinity",
         f"candidate {_frames(comparison.candidate_not_finite)}, reference {_frames(comparison.reference_not_finite)}",
@@ -74,7 +74,7 @@ def _findings(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def _points(drop: float) -> str:
-    # A drop that rounds to nothing has no sign.
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(drop, 2) + 0.0:.2f}"
 
 

@@ -14,11 +14,15 @@ import numpy as np
 from etam_edge.errors import InputError
 
 BOUNDARY_TOLERANCE = 0.008
-"""Boundaries match within this share of the frame's diagonal."""
+"""Distance within which boundary pixels match, as a share of the frame's diagonal."""
 
 
 def region_similarity(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None = None) -> float:
-    """J: intersection over union of two bool (H, W) masks; 1 where both are empty. Void pixels do not count.
+    """Region similarity J: intersection over union of two masks, without void pixels; 1 if both are empty.
+
+    Args:
+        mask, truth: bool (H, W).
+        void: bool (H, W), pixels that are ignored.
 
     Raises:
         InputError: their shapes differ.
@@ -31,12 +35,12 @@ def region_similarity(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | No
 def boundary_measure(
     mask: np.ndarray, truth: np.ndarray, tolerance: float = BOUNDARY_TOLERANCE, void: np.ndarray | None = None
 ) -> float:
-    """F: harmonic mean of precision and recall of the mask's boundary, within the tolerance.
+    """Boundary measure F: harmonic mean of precision and recall of the boundary pixels, within the tolerance.
 
     Args:
         mask, truth: bool (H, W).
-        tolerance: a share of the diagonal, or pixels where it is 1 or more.
-        void: bool (H, W), pixels that belong to neither mask.
+        tolerance: in pixels if it is 1 or more, else a share of the diagonal.
+        void: bool (H, W), pixels that are ignored.
 
     Raises:
         InputError: their shapes differ.
@@ -59,7 +63,11 @@ def boundary_measure(
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
-    """bool (H, W): pixels that differ from their neighbour to the right, below, or both."""
+    """Boundary pixels of a mask: those that differ from a neighbour to the right, below, or diagonally below.
+
+    Returns:
+        bool (H, W).
+    """
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
     edge[:-1] |= mask[:-1] ^ mask[1:]
@@ -68,7 +76,7 @@ def boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def evaluated_mean(values: Sequence[float]) -> float:
-    """Mean over a clip's frames without the first, which was given, and the last, as DAVIS averages.
+    """Mean over a clip's frames without the first, which has the prompt, and the last, as DAVIS averages.
 
     Raises:
         InputError: fewer than three frames.
@@ -79,7 +87,7 @@ def evaluated_mean(values: Sequence[float]) -> float:
 
 
 def _counted(mask: np.ndarray, truth: np.ndarray, void: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks without the void pixels."""
+    """Both masks, False on void pixels."""
     if mask.shape != truth.shape or mask.ndim != 2:
         raise InputError(f"masks of shapes {mask.shape} and {truth.shape} cannot be compared; both must be (H, W)")
     return (mask, truth) if void is None else (mask & ~void, truth & ~void)

@@ -1,4 +1,4 @@
-"""Plots of a check, as PNG files. matplotlib is imported when the first one is drawn."""
+"""Plots of a comparison as PNG images. matplotlib is imported when the first one is drawn."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from etam_edge.plotting import add_legend, make_figure, to_png
 
 REFERENCE, CANDIDATE = "#3b77b8", "#e0802b"
 MAX_LINES = 10
-"""Objects that are told apart by colour; more are drawn as one grey bundle."""
+"""Number of objects that get a colour each. More objects are all drawn in grey."""
 MAX_OBJECTS = 12
-"""Objects whose J is drawn over time."""
+"""Number of objects whose J is plotted over time."""
 BAR_CLIPS = 8
-"""Clips whose names fit side by side under their bars."""
+"""Number of clips whose names fit horizontally under their bars."""
 LONGEST_NAME = 24
 BINS = 40
 MAX_MILLISECONDS = 99.0
-"""Percentile at which the axis of times ends: one slow frame would flatten all others."""
+"""Percentile at which the time axis ends. Otherwise one slow frame would compress all others."""
 
 
 def drift_plot(comparison: Comparison) -> bytes:
-    """IoU with the reference over the frames since an object's prompt."""
+    """Plot the IoU with the reference over the frames since an object's prompt."""
     figure, [axes] = make_figure(3.4)
     lines = [(f"{clip.name}, object {one.object_id}", one.iou) for clip in comparison.clips for one in clip.objects]
     told_apart = len(lines) <= MAX_LINES
@@ -33,7 +33,7 @@ def drift_plot(comparison: Comparison) -> bytes:
         mean = comparison.drift
         axes.plot(range(1, len(mean) + 1), mean, color="black", linewidth=2, label="mean")
     low = min(min(values) for _, values in lines)
-    # Small differences are looked at closely, large ones as a whole.
+    # The axis starts at 0.9 or lower, so that small differences show and large ones fit.
     axes.set(xlabel="frames since the prompt", ylabel="IoU with the reference", ylim=(min(0.9, low - 0.05), 1.01))
     axes.xaxis.get_major_locator().set_params(integer=True)
     if told_apart:
@@ -42,7 +42,7 @@ def drift_plot(comparison: Comparison) -> bytes:
 
 
 def accuracy_plot(comparison: Comparison) -> bytes:
-    """J&F of reference and candidate, clip by clip; only clips with ground-truth masks."""
+    """Plot J&F of reference and candidate for each clip with ground-truth masks."""
     clips = [clip for clip in comparison.clips if clip.figures.drop is not None]
     many = len(clips) > BAR_CLIPS
     figure, [axes] = make_figure(4.2 if many else 3.2)
@@ -60,10 +60,10 @@ def accuracy_plot(comparison: Comparison) -> bytes:
 
 
 def region_plot(comparison: Comparison) -> bytes:
-    """J of reference and candidate over time: the objects that drop most, at most MAX_OBJECTS; those with ground truth.
+    """Plot J of reference and candidate over time, for the MAX_OBJECTS objects with the largest drop of J&F.
 
     Raises:
-        ValueError: no object has any.
+        ValueError: no object has ground-truth masks.
     """
     judged = [(clip, one) for clip in comparison.clips for one in clip.objects if one.figures.drop is not None]
     judged.sort(key=lambda pair: -pair[1].figures.drop.j_and_f if pair[1].figures.drop is not None else 0.0)
@@ -82,7 +82,7 @@ def region_plot(comparison: Comparison) -> bytes:
             ("candidate", one.candidate_j, CANDIDATE),
         ):
             known = np.array([np.nan if value is None else value for value in values])
-            # Sparse annotations are points, not lines.
+            # Sparse annotations are marked as points.
             there = ~np.isnan(known)
             sparse = np.count_nonzero(there) < 0.8 * len(known)
             axes.plot(
@@ -102,7 +102,7 @@ def region_plot(comparison: Comparison) -> bytes:
 
 
 def latency_plot(check: Check) -> bytes:
-    """How often a frame took how long.
+    """Plot a histogram of the times of a frame.
 
     Raises:
         ValueError: no frame was timed.
@@ -130,6 +130,6 @@ def latency_plot(check: Check) -> bytes:
 
 
 def _short(name: str) -> str:
-    """The name, or its beginning and end: names of one recording often differ in the last digits."""
+    """The name, shortened in the middle: names of clips of one recording often differ in the last digits only."""
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f"{name[:half]}\u2026{name[1 - half :]}"

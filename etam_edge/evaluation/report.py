@@ -1,4 +1,4 @@
-"""The report of a check as one HTML file: figures, plots and pictures inside it, nothing fetched from anywhere."""
+"""The report of an accuracy check: one HTML file that contains its plots and images, and loads nothing."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ figure { margin: 10px 0; } img { max-width: 100%; border-radius: 4px; display: b
 
 
 def to_html(outcome: Outcome, check: Check, panels: Sequence[Panels]) -> str:
-    """The report.
+    """Write the report as HTML.
 
     Args:
-        outcome: who was compared, and how it was judged.
-        check: the runs that it rests on.
-        panels: pictures of the worst frames.
+        outcome: both bundles, the comparison and the verdict.
+        check: the runs that were compared.
+        panels: images of the worst frames.
 
     Raises:
         RuntimeUnavailableError: matplotlib is not installed.
@@ -78,22 +78,23 @@ def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) 
     yield "<h2>Drift</h2>"
     yield _plot(
         drift_plot(comparison),
-        "IoU of the candidate's masks with the reference's. A curve that falls steadily is an error that memory "
-        "carries on; one that falls and comes back, a frame on which the two chose differently. Black is the mean.",
+        "IoU of the candidate's masks with the reference's. A curve that falls steadily shows an error that "
+        "accumulates in memory. A curve that falls and recovers shows frames on which both chose different masks. "
+        "Black: mean.",
     )
     if comparison.overall.drop is not None:
-        yield "<h2>J&amp;F against the ground-truth masks</h2>"
-        yield _plot(accuracy_plot(comparison), "Mean of J and F over each clip's objects.")
+        yield "<h2>J&amp;F against the ground truth</h2>"
+        yield _plot(accuracy_plot(comparison), "J&F, the mean of J and F, averaged over the objects of each clip.")
         yield _plot(
             region_plot(comparison),
-            "J frame by frame, of the objects whose J&F drops most. Where both fall, the model itself has "
-            "lost the object; where only the candidate falls, the candidate has.",
+            "J of every frame, for the objects whose J&F drops most. If both curves fall, the model itself loses the "
+            "object. If only the candidate's falls, the candidate loses it.",
         )
     yield "<h2>Worst frames</h2>"
     yield (
-        '<p class="soft">The frame of each clip on which the masks are furthest apart. In the difference picture, '
-        f"{_swatch(ONLY_REFERENCE)} only the reference has the pixel, {_swatch(ONLY_CANDIDATE)} only the candidate, "
-        "and where both have it the frame is light.</p>"
+        '<p class="soft">The frame of each clip on which the masks differ most. In the difference image, '
+        f"{_swatch(ONLY_REFERENCE)} pixels are in the reference's mask only, {_swatch(ONLY_CANDIDATE)} pixels in the "
+        "candidate's mask only, and light pixels in both.</p>"
     )
     for one in panels:
         yield _panels(one)
@@ -101,8 +102,8 @@ def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) 
         yield "<h2>Time a frame</h2>"
         yield _plot(
             latency_plot(check),
-            "Frames without prompts; both took turns on the same frames. The slowest one in a hundred is drawn at the "
-            "right edge.",
+            "Frames without prompts. Both trackers were interleaved frame by frame. The slowest 1 % of the frames are "
+            "drawn at the right edge.",
         )
     yield f"<footer>etam-edge {escape(outcome.version)}, {escape(outcome.created)}</footer>"
 

@@ -1,6 +1,6 @@
-"""What a check found, in figures: plain dataclasses that go to JSON as they are.
+"""The figures of a comparison between a candidate and a reference, as dataclasses that are written to JSON.
 
-Averages are taken as in the DAVIS evaluation: over an object's frames first, then over objects.
+Averages are taken as in the DAVIS evaluation: first over an object's frames, then over objects.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ POINTS = 100.0
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Against ground-truth masks, 0 to 1: region similarity J, boundary measure F, and their mean J&F.
+    """Region similarity J, boundary measure F and their mean J&F, against ground-truth masks, 0 to 1.
 
-    As a drop: in points, positive where the candidate is worse.
+    As a drop: in points, positive if the candidate is worse.
     """
 
     j: float
@@ -36,7 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Share:
-    """`count` of `of`."""
+    """`count` out of `of`."""
 
     count: int
     of: int
@@ -44,7 +44,7 @@ class Share:
 
 @dataclass(frozen=True)
 class WorstFrame:
-    """Where the candidate's mask is furthest from the reference's."""
+    """The object and frame whose candidate mask has the smallest IoU with the reference's mask."""
 
     clip: str
     object_id: int
@@ -54,20 +54,22 @@ class WorstFrame:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one object, of all objects of a clip, or of all objects of all clips.
+    """Figures of one object, of all objects of a clip, or of all objects of all clips.
+
+    An object frame is one frame of one object, after the object's prompt.
 
     Attributes:
-        objects: how many.
-        judged_objects: how many of them have ground-truth masks on frames that count.
-        reference, candidate: J, F and J&F over the frames between an object's prompt and the clip's last one; None
-            where there are no ground-truth masks.
-        drop: reference less candidate, in points.
-        mean_iou: of the candidate's masks with the reference's, over every frame after an object's prompt.
-        worst: where that IoU is smallest.
-        first_third, last_third: mean IoU over the first and the last third of those frames: drift.
-        score_flips: object frames on which one says "visible" (score > 0) and the other does not.
-        choice_flips: object frames on which another of the decoder's candidate masks was taken.
-        both_empty: object frames on which neither found anything, which counts as IoU 1.
+        objects: number of objects.
+        judged_objects: number of objects that have a ground-truth mask on a frame that J and F are averaged over.
+        reference, candidate: J, F and J&F over the frames between an object's prompt and the clip's last frame; None
+            without ground-truth masks.
+        drop: reference minus candidate, in points; None without ground-truth masks.
+        mean_iou: IoU of the candidate's masks with the reference's, averaged over the object frames.
+        worst: the object frame on which this IoU is smallest.
+        first_third, last_third: mean IoU over the first and the last third of the frames. Their difference is drift.
+        score_flips: object frames that only one of both takes for visible (object score > 0).
+        choice_flips: object frames on which both chose another of the decoder's three masks.
+        both_empty: object frames on which both masks are empty, which counts as IoU 1.
     """
 
     objects: int
@@ -86,14 +88,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class ObjectSummary:
-    """One object of a clip.
+    """Figures of one object of a clip.
 
     Attributes:
-        object_id: its id.
-        prompt_frame: index of its first prompt.
+        object_id: the object's id.
+        prompt_frame: index of the frame with its first prompt.
         figures: of this object.
-        iou: with the reference's mask, for each frame after the prompt.
-        reference_j, candidate_j: J of the same frames, None where there is no ground-truth mask.
+        iou: IoU of the candidate's mask with the reference's, for each frame after the prompt.
+        reference_j, candidate_j: J on the same frames, None on frames without a ground-truth mask.
     """
 
     object_id: int
@@ -106,14 +108,14 @@ class ObjectSummary:
 
 @dataclass(frozen=True)
 class ClipSummary:
-    """One clip.
+    """Figures of one clip.
 
     Attributes:
         name: of the clip.
-        frames: how many were tracked.
+        frames: number of frames that were tracked.
         figures: over its objects.
-        reference_not_finite, candidate_not_finite: frames on which the model answered NaN or infinity.
-        objects: those that have a frame after their prompt.
+        reference_not_finite, candidate_not_finite: number of frames whose outputs were NaN or infinite.
+        objects: the objects that have a frame after their prompt.
     """
 
     name: str
@@ -126,13 +128,13 @@ class ClipSummary:
 
 @dataclass(frozen=True)
 class WorstFifth:
-    """The fifth of the clips (at least one) on which the candidate does worst.
+    """The fifth of the clips, and at least one clip, on which the candidate is worst.
 
     Attributes:
-        clips: their names, worst first.
-        by: "drop" where every clip has ground-truth masks, else "mean_iou".
-        drop: mean of the clips' drops of J&F in points, or None where none of them has ground-truth masks.
-        mean_iou: mean of theirs.
+        clips: names of the clips, the worst first.
+        by: figure that the clips are ranked by: "drop" if every clip has ground-truth masks, else "mean_iou".
+        drop: mean drop of J&F over these clips, in points; None if none of them has ground-truth masks.
+        mean_iou: mean IoU over these clips.
     """
 
     clips: list[str]
@@ -143,7 +145,7 @@ class WorstFifth:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds that `Session.track` took, over the frames without prompts."""
+    """Time of `Session.track` in milliseconds, over the frames without prompts."""
 
     median: float
     p95: float
@@ -152,16 +154,17 @@ class Latency:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate against a reference over clips.
+    """A candidate compared with a reference over clips.
 
     Attributes:
-        overall: over all objects of all clips.
-        clips: one by one.
-        judged_clips: how many clips have ground-truth masks on frames that count.
+        overall: figures over all objects of all clips.
+        clips: figures of each clip.
+        judged_clips: number of clips that have ground-truth masks on frames that J and F are averaged over.
         worst_fifth: the worst clips.
-        drift: mean IoU by the number of frames since the prompt (1, 2, ...), over the objects that come so far.
-        reference_latency, candidate_latency: comparable where both took turns; None where no frame counts.
-        reference_not_finite, candidate_not_finite: frames on which the model answered NaN or infinity.
+        drift: mean IoU by the number of frames since the prompt (1, 2, ...), over the objects that have so many.
+        reference_latency, candidate_latency: can be compared if both trackers were interleaved; None if no frame was
+            timed.
+        reference_not_finite, candidate_not_finite: number of frames whose outputs were NaN or infinite.
     """
 
     overall: Figures
@@ -179,7 +182,7 @@ class Comparison:
 
 
 def compare(candidate: Sequence[Run], reference: Sequence[Run]) -> Comparison:
-    """The runs of two trackers over the same clips, in the same order.
+    """Compare the runs of two trackers over the same clips, in the same order.
 
     Raises:
         InputError: there are no runs, or they are of different clips, frames or objects.
@@ -204,7 +207,7 @@ def compare(candidate: Sequence[Run], reference: Sequence[Run]) -> Comparison:
 def _pairs(candidate: Sequence[Run], reference: Sequence[Run]) -> Iterable[tuple[Run, Run]]:
     """
     Raises:
-        InputError: the runs do not belong together.
+        InputError: the runs are of different clips, frames or objects.
     """
     if len(candidate) != len(reference):
         raise InputError(
@@ -244,7 +247,12 @@ def _clip(ours: Run, theirs: Run) -> ClipSummary:
 
 
 def _overlap(ours: Run, theirs: Run) -> tuple[np.ndarray, np.ndarray]:
-    """float64 (F, N) IoU of both runs' masks after each object's prompt, NaN before, and bool (F, N): both empty."""
+    """IoU of the masks of both runs, and whether both are empty.
+
+    Returns:
+        iou: float64 (F, N), NaN up to the object's first prompt.
+        empty: bool (F, N).
+    """
     iou = np.full((ours.frames, len(ours.object_ids)), np.nan)
     empty = np.zeros(iou.shape, dtype=bool)
     for frame in range(min(ours.prompt_frames) + 1, ours.frames):
@@ -292,7 +300,7 @@ def _object(ours: Run, theirs: Run, column: int, iou: np.ndarray, empty: np.ndar
 
 
 def _accuracy(run: Run, column: int) -> Accuracy | None:
-    """Over the frames between an object's prompt, which was given, and the clip's last, as DAVIS averages."""
+    """J and F over the frames between an object's prompt and the clip's last frame, both excluded, as DAVIS does."""
     regions, boundaries = (
         values[run.prompt_frames[column] + 1 : -1, column] for values in (run.regions, run.boundaries)
     )
@@ -314,7 +322,7 @@ def _drop(reference: Accuracy | None, candidate: Accuracy | None) -> Accuracy | 
 
 
 def _aggregate(parts: Sequence[Figures]) -> Figures:
-    """The figures of several objects."""
+    """Figures over several objects, from the figures of each."""
     reference = _mean_accuracy([part.reference for part in parts])
     candidate = _mean_accuracy([part.candidate for part in parts])
     return Figures(
@@ -368,7 +376,7 @@ def _latency(runs: Sequence[Run]) -> Latency | None:
 
 
 def timed(runs: Sequence[Run]) -> np.ndarray:
-    """float64 (T,): milliseconds of all frames that were timed."""
+    """Times of all frames that were timed, in milliseconds, float64 (T,)."""
     times = np.concatenate([run.milliseconds for run in runs])
     return times[~np.isnan(times)]
 

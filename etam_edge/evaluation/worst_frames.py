@@ -1,4 +1,4 @@
-"""Pictures of the frames on which a candidate is furthest from its reference."""
+"""Images of the frames on which the candidate's mask differs most from the reference's."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ PANEL_WIDTH = 480
 """Pixels."""
 QUALITY = 85
 ONLY_REFERENCE, ONLY_CANDIDATE, BOTH = (74, 144, 217), (240, 140, 40), (235, 235, 235)
-"""Colours of the difference picture."""
+"""Colours of the difference image, RGB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Panels:
-    """One frame, seen several times.
+    """Images of one frame.
 
     Attributes:
-        worst: which frame, and how far apart the masks are.
-        pictures: JPEG files by what they show: "reference", "candidate", "difference", and "ground truth" where known.
+        worst: the frame, the object and the IoU of both masks.
+        pictures: JPEG files by title: "reference", "candidate", "difference, object N", and "ground truth" if there is
+            one.
     """
 
     worst: WorstFrame
@@ -39,10 +40,10 @@ class Panels:
 
 
 def worst_frames(check: Check, clips: Sequence[Clip]) -> list[Panels]:
-    """Each clip's worst frame, the worst first, of MAX_CLIPS clips at most.
+    """Images of the worst frame of each clip, for the MAX_CLIPS worst clips, the worst first.
 
     Raises:
-        InputError: a frame that was there when the clip was tracked cannot be read any more.
+        InputError: a frame that was tracked can no longer be read.
         RuntimeUnavailableError: OpenCV is not installed.
     """
     cv2 = need_opencv()
@@ -57,7 +58,7 @@ def worst_frames(check: Check, clips: Sequence[Clip]) -> list[Panels]:
 def _pictures(cv2: Any, clip: Clip, ours: Run, theirs: Run, worst: WorstFrame) -> Iterator[tuple[str, bytes]]:
     frame = next(islice(clip.frames, worst.frame, None), None)
     if frame is None:
-        raise InputError(f"clip {clip.name} has no frame {worst.frame} any more; run the check again")
+        raise InputError(f"clip {clip.name} no longer has frame {worst.frame}; run the check again")
     pixels = frame.pixels
     yield "reference", _jpeg(overlay(cv2, pixels, theirs.object_ids, theirs.masks(worst.frame)))
     yield "candidate", _jpeg(overlay(cv2, pixels, ours.object_ids, ours.masks(worst.frame)))
@@ -66,11 +67,19 @@ def _pictures(cv2: Any, clip: Clip, ours: Run, theirs: Run, worst: WorstFrame) -
     yield f"difference, object {worst.object_id}", _jpeg(_difference(pixels, mine, other))
     truth = clip.truth.at(worst.frame, ours.frame_shape) if clip.truth is not None else None
     if truth is not None:
-        yield "ground-truth masks", _jpeg(overlay(cv2, pixels, list(truth.objects), list(truth.objects.values())))
+        yield "ground truth", _jpeg(overlay(cv2, pixels, list(truth.objects), list(truth.objects.values())))
 
 
 def _difference(pixels: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3): where only one mask is, and where both are, over the frame in dark grey."""
+    """Both masks over the frame in dark grey: pixels of one mask only and of both have a colour each.
+
+    Args:
+        pixels: uint8 (H, W, 3) RGB.
+        mine, other: bool (H, W).
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
     grey = (pixels.mean(axis=2, keepdims=True) * 0.4).astype(np.uint8)
     drawn = np.repeat(grey, 3, axis=2)
     drawn[mine & other] = (drawn[mine & other] // 2) + np.array(BOTH, dtype=np.uint8) // 2
@@ -81,7 +90,7 @@ def _difference(pixels: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.n
 
 def _jpeg(pixels: np.ndarray) -> bytes:
     image = Image.fromarray(pixels)
-    # Small frames are shown larger by whole pixels, large ones smaller.
+    # The browser enlarges smaller images.
     if image.width > PANEL_WIDTH:
         image = image.resize((PANEL_WIDTH, max(1, round(image.height * PANEL_WIDTH / image.width))))
     file = io.BytesIO()
