@@ -1,4 +1,4 @@
-"""Clips in DAVIS layout for tests: a bright disc and a square that stands still, with palette annotations."""
+"""Clips in DAVIS layout: a bright disc that moves and a square that stands still, with palette annotations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DISC, SQUARE, VOID = 1, 2, 255
 
 
 def frame(index: int) -> np.ndarray:
-    """uint8 (HEIGHT, WIDTH, 3)."""
+    """Return a frame, uint8 (HEIGHT, WIDTH, 3) RGB."""
     pixels = clip_frame(index, HEIGHT, WIDTH)
     pixels[_square()] = (40, 60, 220)
     return pixels
 
 
 def labels(index: int) -> np.ndarray:
-    """uint8 (HEIGHT, WIDTH): the annotation of a frame."""
+    """Return the annotation of a frame, uint8 (HEIGHT, WIDTH): 0, DISC or SQUARE."""
     values = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     values[clip_frame(index, HEIGHT, WIDTH)[..., 2] == 60] = DISC
     values[_square()] = SQUARE
@@ -45,11 +45,11 @@ def write_clip(
     """Write one clip.
 
     Args:
-        root: of the layout.
+        root: folder that gets JPEGImages and Annotations.
         name: of the clip.
-        frames: how many.
-        annotated: frames that have an annotation; all without it.
-        annotations: other ones than `labels`, by frame.
+        frames: number of frames.
+        annotated: indices of the frames that have an annotation; None for all.
+        annotations: annotations to use instead of `labels`, by frame index.
     """
     images, masks = root / "JPEGImages" / name, root / "Annotations" / name
     images.mkdir(parents=True)
@@ -64,7 +64,7 @@ def write_clip(
 
 
 def write_crossing(root: Path, frames: int) -> None:
-    """The drawn clip's first frames as a layout of one clip: a ball and a box."""
+    """Write the first frames of the package's drawn clip, a ball and a box, as the only clip of a layout."""
     images, masks = crossing()
     labels_of = masks[:, 0] + 2 * masks[:, 1].astype(np.uint8)
     for part, arrays in (("JPEGImages", images), ("Annotations", labels_of)):

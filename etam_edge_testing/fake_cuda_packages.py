@@ -1,7 +1,7 @@
-"""PyCUDA's and cuda-bindings' driver modules in front of a simulated GPU, as strict as the real ones are.
+"""Stand-ins for the driver modules of PyCUDA and cuda-bindings on a simulated GPU, as strict as the real modules.
 
-Signatures are those of PyCUDA's `wrap_cudadrv.cpp` and of cuda-bindings' `driver`. A call without a current context
-fails, as it does there.
+The signatures are those of PyCUDA's `wrap_cudadrv.cpp` and of cuda-bindings' `driver`. A call without a current context
+fails, as it does in the real modules.
 """
 
 from __future__ import annotations
@@ -181,17 +181,17 @@ def fake_bindings(cuda: SimulatedCuda) -> Any:
     graphs: dict[int, int] = {}
 
     def asked(function: Callable[..., Any], values: int = 0) -> Callable[..., tuple[Any, ...]]:
-        """A call: it wants a context, and answers a status and so many values."""
+        """Return a function that needs a current context and returns a status and `values` values."""
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             if not cuda.depth:
                 return Result.CUDA_ERROR_INVALID_CONTEXT, *[None] * values
             try:
-                answer = function(*arguments)
+                value = function(*arguments)
             except CudaError as error:
                 full = "no room" in str(error)
                 return Result.CUDA_ERROR_OUT_OF_MEMORY if full else Result.CUDA_ERROR_UNKNOWN, *[None] * values
-            return ok if values == 0 else (*ok, answer)
+            return ok if values == 0 else (*ok, value)
 
         return call
 

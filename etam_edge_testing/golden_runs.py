@@ -1,4 +1,4 @@
-"""A golden's scenario, played by the PyTorch model and by a session."""
+"""Run the scenario of a golden with the PyTorch model, or with a session on exported graphs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.spec import find_spec
-from etam_edge_testing.goldens import Answer, Golden, frame, seeded_state_dict, steps
+from etam_edge_testing.goldens import Golden, ObjectOutputs, frame, seeded_state_dict, steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _ENCODED: dict[tuple[str, int, str], Tensor] = {}
 
-Answers = dict[tuple[int, int], Answer]
-"""By (object, frame); after a correction, what was said last."""
+ScenarioOutputs = dict[tuple[int, int], ObjectOutputs]
+"""Outputs by (object id, frame index). After a correction, those of the correction."""
 
 
 def seeded_model(variant: str, seed: int, form: str = "") -> EfficientTAM:
-    """A variant with deterministic weights, in evaluation mode."""
+    """Return a variant with deterministic weights, in evaluation mode."""
     import torch
 
     from etam_edge.model import EfficientTAM
@@ -36,30 +36,30 @@ def seeded_model(variant: str, seed: int, form: str = "") -> EfficientTAM:
     return model
 
 
-def model_answers(golden: Golden, model: EfficientTAM) -> Answers:
-    """What the PyTorch model says."""
+def model_outputs(golden: Golden, model: EfficientTAM) -> ScenarioOutputs:
+    """Return the outputs of the PyTorch model."""
     from etam_edge.model import ReferenceTracker
 
     size = model.spec.image_size
     model.encode = _encoding_once(model)  # type: ignore[method-assign]
     plan = list(steps(golden.scenario, size))
     tracker = ReferenceTracker(model, corrections_condition=any(step.becomes_conditioning for step in plan))
-    answers: Answers = {}
+    outputs: ScenarioOutputs = {}
     for step in plan:
         prompts = {object_id: _as_points(prompt) for object_id, prompt in step.prompts.items()}
         if step.verb == "track":
             for object_id, memory in tracker.track(frame(step.frame, size), prompts).items():
-                answers[object_id, step.frame] = _model_answer(memory)
+                outputs[object_id, step.frame] = _model_outputs(memory)
         else:
             for object_id, prompt in prompts.items():
-                answers[object_id, step.frame] = _model_answer(tracker.refine(object_id, prompt))
-    return answers
+                outputs[object_id, step.frame] = _model_outputs(tracker.refine(object_id, prompt))
+    return outputs
 
 
 def _encoding_once(model: EfficientTAM) -> Callable[[Tensor], Tensor]:
-    """The model's `encode`, which computes a frame once for all models whose image encoders have equal weights.
+    """Return the model's `encode` with a cache that all models with equal image encoders share.
 
-    Most of the goldens differ in what comes after the encoder, and at 1024 px it is half of the work.
+    Most goldens differ after the image encoder, which is half of the work at 1024 px.
     """
     encode = type(model).encode
     digest = hashlib.sha256()
@@ -76,12 +76,12 @@ def _encoding_once(model: EfficientTAM) -> Callable[[Tensor], Tensor]:
     return encode_once
 
 
-def session_answers(golden: Golden, tracker: Tracker) -> Answers:
-    """What the exported graphs say, run by a session."""
+def session_outputs(golden: Golden, tracker: Tracker) -> ScenarioOutputs:
+    """Return the outputs of the exported graphs, run by a session."""
     size = tracker.spec.image_size
     plan = list(steps(golden.scenario, size))
     session = tracker.start_session(corrections_condition=any(step.becomes_conditioning for step in plan))
-    answers: Answers = {}
+    outputs: ScenarioOutputs = {}
     for step in plan:
         prompts = {object_id: Prompt(**prompt) for object_id, prompt in step.prompts.items()}
         if step.verb == "track":
@@ -89,31 +89,31 @@ def session_answers(golden: Golden, tracker: Tracker) -> Answers:
         else:
             [(object_id, prompt)] = prompts.items()
             result = session.refine(object_id, prompt)
-        for object_id, answer in _session_answers(session, result).items():
-            answers[object_id, step.frame] = answer
-    return answers
+        for object_id, one in _session_outputs(session, result).items():
+            outputs[object_id, step.frame] = one
+    return outputs
 
 
 def _as_points(prompt: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A box is two points labelled 2 and 3."""
+    """Return a prompt as points and labels. A box is two points with the labels 2 and 3."""
     if "box" in prompt:
         return {"points": np.reshape(prompt["box"], (2, 2)), "labels": np.array([2, 3])}
     return {name: np.asarray(value) for name, value in prompt.items()}
 
 
-def _model_answer(memory: FrameMemory) -> Answer:
-    said = memory.segmentation
-    return Answer(
-        mask_logits=said.mask_logits[0, 0].numpy(),
-        pointer=said.pointer[0].numpy(),
-        score=float(said.score[0, 0]),
+def _model_outputs(memory: FrameMemory) -> ObjectOutputs:
+    segmentation = memory.segmentation
+    return ObjectOutputs(
+        mask_logits=segmentation.mask_logits[0, 0].numpy(),
+        pointer=segmentation.pointer[0].numpy(),
+        score=float(segmentation.score[0, 0]),
         memory=memory.memory[0].numpy(),
     )
 
 
-def _session_answers(session: Session, result: FrameResult) -> dict[int, Answer]:
+def _session_outputs(session: Session, result: FrameResult) -> dict[int, ObjectOutputs]:
     return {
-        object_id: Answer(
+        object_id: ObjectOutputs(
             mask_logits=result.mask_logits[row],
             pointer=session.object_pointer(object_id),
             score=float(result.object_scores[row]),

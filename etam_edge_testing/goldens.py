@@ -1,4 +1,7 @@
-"""The reference's answers (`tests/data/parity`, its README says how they were made) and how close is close."""
+"""Goldens: outputs of the reference implementation, and the tolerances of a comparison with them.
+
+`tests/data/parity/README.md` says how the goldens were computed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from PIL import Image
 PARITY = Path(__file__).resolve().parent.parent / "tests" / "data" / "parity"
 TOLERANCE = {"mask_logits": 2e-3, "obj_ptr": 1e-3, "object_score": 1e-3, "memory": 5e-3}
 MASK_BITS_ALLOWED = 8
-"""Bits of one low-resolution mask that may differ: pixels whose logit is within rounding of zero."""
+"""Number of pixels of a low-resolution mask that may differ: their logits are zero to within rounding errors."""
 SCENARIOS: dict[str, list[dict[str, Any]]] = json.loads((PARITY / "scenarios.json").read_text())
 
 
@@ -32,7 +35,14 @@ def seeded_weights() -> ModuleType:
 
 
 def seeded_state_dict(variant: str, seed: int, form: str = "") -> dict[str, np.ndarray]:
-    """Deterministic weights of a variant; `form` is "", "occluded" or "sharp"."""
+    """Return deterministic weights of a variant, by tensor name.
+
+    Args:
+        variant: name of an official variant.
+        seed: of the random weights.
+        form: "", "occluded" (object scores are lowered, so that objects are not visible on some frames) or "sharp"
+            (queries of the cross-attention to memory are enlarged, so that attention is sharper).
+    """
     size = "s" if variant.startswith("efficienttam_s") else "ti"
     manifest = json.loads((PARITY / f"manifest_efficienttam_{size}.json").read_text())
     weights = seeded_weights().seeded_state_dict(manifest, seed)
@@ -46,6 +56,8 @@ def seeded_state_dict(variant: str, seed: int, form: str = "") -> dict[str, np.n
 
 @dataclass(frozen=True)
 class Golden:
+    """A file of reference outputs, named VARIANT.seedSEED.SCENARIO[.FORM].npz."""
+
     path: Path
     variant: str
     seed: int
@@ -59,6 +71,7 @@ class Golden:
 
     @property
     def weights_id(self) -> tuple[str, int, str]:
+        """Arguments of `seeded_state_dict`."""
         return self.variant, self.seed, self.form
 
     @property
@@ -70,14 +83,25 @@ GOLDENS = [Golden.parse(path) for path in sorted((PARITY / "goldens").glob("*.np
 
 
 def frame(index: int, size: int) -> np.ndarray:
-    """uint8 (size, size, 3): each pixel of the stored frame repeated, so that no resampling is involved."""
+    """Return a stored frame of 256 x 256 pixels with its pixels repeated, so that nothing is interpolated.
+
+    Returns:
+        uint8 (size, size, 3) RGB.
+    """
     image = np.asarray(Image.open(PARITY / "frames" / f"{index:03d}.png").convert("RGB"))
     return image.repeat(size // 256, 0).repeat(size // 256, 1)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a scenario, prompts in pixels of a frame of the given size."""
+    """One step of a scenario.
+
+    Attributes:
+        verb: "track" or "refine".
+        frame: index of the frame.
+        prompts: arguments of `Prompt` by object id, in pixels.
+        becomes_conditioning: of a correction, whether the frame becomes a conditioning frame.
+    """
 
     verb: str
     frame: int
@@ -86,6 +110,8 @@ class Step:
 
 
 def steps(scenario: str, size: int) -> Iterator[Step]:
+    """Yield the steps of a scenario, with prompts for frames of `size` x `size` pixels."""
+
     def pixels(prompt: dict[str, Any]) -> dict[str, Any]:
         scaled: dict[str, Any] = {}
         if "points" in prompt:
@@ -112,8 +138,15 @@ def steps(scenario: str, size: int) -> Iterator[Step]:
 
 
 @dataclass
-class Answer:
-    """What an implementation says of one object on one frame."""
+class ObjectOutputs:
+    """Outputs of an implementation for one object on one frame.
+
+    Attributes:
+        mask_logits: float32 (S/4, S/4).
+        pointer: float32 (256,), the object pointer.
+        score: the object score, a logit.
+        memory: float32 (64, S/16, S/16), what the memory encoder returned; None if it is not known.
+    """
 
     mask_logits: np.ndarray
     pointer: np.ndarray
@@ -122,7 +155,7 @@ class Answer:
 
 
 class Comparison:
-    """Largest differences from a golden, and what is out of tolerance."""
+    """Largest differences from a golden, and a sentence for each difference that is out of tolerance."""
 
     def __init__(self, golden: Golden) -> None:
         self.golden = golden
@@ -130,23 +163,23 @@ class Comparison:
         self.mask_bits = 0
         self.failures: list[str] = []
 
-    def check(self, answers: dict[tuple[int, int], Answer]) -> None:
-        """Compare answers by (object, frame) with every entry of the golden."""
+    def check(self, outputs: dict[tuple[int, int], ObjectOutputs]) -> None:
+        """Compare outputs by (object id, frame index) with every entry of the golden."""
         with np.load(self.golden.path) as arrays:
             expected = {key: arrays[key] for key in arrays.files}
         places = sorted({key.rsplit("/", 1)[0] for key in expected})
-        said = {f"obj{object_id}/frame{frame_index:03d}" for object_id, frame_index in answers}
-        if said != set(places):
-            self.failures.append(f"answered for {sorted(said)}, the golden has {places}")
+        found = {f"obj{object_id}/frame{frame_index:03d}" for object_id, frame_index in outputs}
+        if found != set(places):
+            self.failures.append(f"outputs for {sorted(found)}, the golden has {places}")
             return
-        for (object_id, frame_index), answer in answers.items():
+        for (object_id, frame_index), output in outputs.items():
             place = f"obj{object_id}/frame{frame_index:03d}"
-            logits = answer.mask_logits
+            logits = output.mask_logits
             self._compare(place, "mask_logits", logits[::5, ::5], expected[f"{place}/mask_logits_every5"])
-            self._compare(place, "obj_ptr", answer.pointer, expected[f"{place}/obj_ptr"])
-            self._compare(place, "object_score", np.asarray(answer.score), expected[f"{place}/object_score"])
-            if answer.memory is not None:
-                self._compare(place, "memory", answer.memory[:, ::7, ::7], expected[f"{place}/memory_every7"])
+            self._compare(place, "obj_ptr", output.pointer, expected[f"{place}/obj_ptr"])
+            self._compare(place, "object_score", np.asarray(output.score), expected[f"{place}/object_score"])
+            if output.memory is not None:
+                self._compare(place, "memory", output.memory[:, ::7, ::7], expected[f"{place}/memory_every7"])
             bits = int(np.sum(np.unpackbits(np.packbits(logits > 0) ^ expected[f"{place}/mask_bits"])))
             self.mask_bits = max(self.mask_bits, bits)
             if bits > MASK_BITS_ALLOWED:
@@ -162,5 +195,6 @@ class Comparison:
             self.failures.append(f"{place}: {name} differs by {difference:.2g}, allowed {TOLERANCE[name]}")
 
     def row(self) -> str:
+        """The largest differences in one line."""
         parts = [f"{name} {value:.1e}" for name, value in self.largest.items()]
         return f"{self.golden.id}: {', '.join(parts)}, mask bits {self.mask_bits}"

@@ -1,4 +1,4 @@
-"""What a command says when the call or its input is wrong."""
+"""Checks of commands whose arguments or input are wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from etam_edge.errors import EtamError
 
 
 def refused(result: Result, *sentences: str) -> None:
-    """One clear line that holds all of `sentences`, and the exit code of a wrong call."""
+    """Assert that a command failed with exit code 2 and a message of one line that contains all of `sentences`."""
     assert isinstance(result.exception, EtamError), (result.exception, result.output)
     assert result.exception.exit_code == 2
     text = str(result.exception)

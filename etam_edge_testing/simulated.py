@@ -1,8 +1,8 @@
-"""A simulated GPU and a simulated TensorRT: the TensorRT runtime is tested where there is neither.
+"""A simulated GPU and a simulated TensorRT, to test the TensorRT backend on machines that have neither.
 
-Host memory stands for the device's. Work is queued and done only when somebody waits for it, as on a GPU, so a missing
-wait shows; every address is held to the allocations, so a wrong one shows. It says nothing about a real GPU's speed, or
-about what a real TensorRT makes of a graph.
+Device memory is host memory. Work is queued and done only when the stream is waited for, so that a missing
+synchronisation changes results. Every address is checked against the allocations. Nothing here tells how fast a real
+GPU is, or how a real TensorRT compiles a graph.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from etam_edge.runtimes.backends.cuda.driver import Gpu, HostMemory, no_room
 
 ALIGNMENT = 256
 GUARD = 4096
-"""Bytes on either side of an allocation that belong to nobody."""
+"""Bytes before and after an allocation that are not allocated."""
 ORIN = Gpu("Orin", (8, 7), 8 << 30, integrated=True)
 A100 = Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 40 << 30, integrated=False)
 VERSION = "10.3.0"
@@ -38,11 +38,11 @@ class SimulatedCuda:
     """The `Cuda` protocol on host memory.
 
     Attributes:
-        allocations: device memory by address: its size.
-        host_allocations: page-locked memory by address.
-        calls: how often each call was made.
-        room: bytes of device memory that may be allocated.
-        breaks_recording: whether recordings fail.
+        allocations: size of each allocation of device memory, by address.
+        host_allocations: size of each allocation of page-locked memory, by address.
+        calls: number of calls of each function.
+        room: bytes of device memory that can still be allocated.
+        breaks_recording: whether recording a CUDA graph fails.
     """
 
     name = "simulated"

@@ -1,4 +1,4 @@
-"""A small member of the family, with seeded weights that exercise everything: tests of logic need no large model."""
+"""A small model of 128 x 128 pixels with seeded weights, for tests that need no official model."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ SMALL = ModelSpec(
 )
 SIZES = GraphSizes(conditioning_frames=2, max_points=6)
 CAMERA = (96, 150)
-"""(H, W) of the frames that a bundle with a frame size is tested on: neither square nor a multiple of anything."""
+"""Size (H, W) of camera frames in tests. It is not square, and no multiple of the patch size."""
 PREBUILT = os.path.abspath(os.environ["ETAM_EDGE_TEST_BUNDLES"]) if "ETAM_EDGE_TEST_BUNDLES" in os.environ else None
-"""A folder that `make_bundles.py` filled, for interpreters that have no torch."""
+"""A folder that `tests/make_bundles.py` wrote, for interpreters without torch; None if bundles are exported."""
 
 
 def small_spec(pooling: Pooling) -> ModelSpec:
+    """Return the spec of the small model with a kind of pooling."""
     return SMALL.replace(pooling=pooling, name=f"small-{pooling.value}")
 
 
 def small_model(pooling: Pooling, seed: int = 3) -> EfficientTAM:
+    """Return the small model with deterministic weights, in evaluation mode."""
     import torch
 
     from etam_edge.model import EfficientTAM
@@ -48,7 +50,7 @@ def small_model(pooling: Pooling, seed: int = 3) -> EfficientTAM:
     shapes = {name: {"shape": list(value.shape)} for name, value in model.state_dict().items()}
     weights = seeded_weights().seeded_state_dict(shapes, seed)
     for name in weights:
-        # Sharper attention to memory: a mistake in it must show.
+        # Sharper attention to memory, so that an error in it shows in the outputs.
         if ".cross_attn_image.q_proj." in name:
             weights[name] = weights[name] * np.float32(4)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
@@ -56,6 +58,7 @@ def small_model(pooling: Pooling, seed: int = 3) -> EfficientTAM:
 
 
 def export_small(pooling: Pooling, path: Path, sizes: GraphSizes = SIZES) -> Path:
+    """Export the small model in fp32 to `path`, and return the path."""
     from etam_edge.exporters.export import export_bundle
 
     export_bundle(small_model(pooling), path, sizes, {"name": "seeded", "sha256": ""})
@@ -63,7 +66,7 @@ def export_small(pooling: Pooling, path: Path, sizes: GraphSizes = SIZES) -> Pat
 
 
 def clip_frame(index: int, height: int = 128, width: int = 128) -> np.ndarray:
-    """uint8 (height, width, 3): a bright disc that wanders over a still texture."""
+    """Return a frame with a bright disc that moves over a still texture, uint8 (height, width, 3) RGB."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     texture = 90 + 40 * np.sin(x / 7) * np.cos(y / 9)
     centre_x = width * (0.5 + 0.25 * np.sin(index / 5))

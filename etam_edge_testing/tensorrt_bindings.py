@@ -1,7 +1,7 @@
-"""The real Python bindings of several TensorRTs, imported without TensorRT: the names that they offer.
+"""The names in the real Python bindings of several TensorRT versions, imported without TensorRT.
 
-The wheels of the bindings are small and want three libraries. Empty ones with the right names and a dozen symbols are
-enough for an import, and an import is enough to see every name. Nothing can be built or run so.
+The wheels of the bindings are small and need TensorRT's shared libraries. Empty libraries with the right names and a
+dozen symbols are enough to import the bindings and to list their names, but not to build or run anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin", "nvparsers")
-"""The last is of 8.6 alone."""
+"""The last is needed by 8.6 only."""
 SYMBOLS = (
     "createInferBuilder_INTERNAL",
     "createInferRefitter_INTERNAL",
@@ -28,7 +28,7 @@ SYMBOLS = (
     "createNvOnnxParserRefitter_INTERNAL",
     "getNvOnnxParserVersion",
     "initLibNvInferPlugins",
-    # Of 8.6 alone.
+    # Needed by 8.6 only.
     "_ZN14nvcaffeparser117createCaffeParserEv",
     "_ZN14nvcaffeparser123shutdownProtobufLibraryEv",
     "_ZN11nvuffparser15createUffParserEv",
@@ -36,18 +36,18 @@ SYMBOLS = (
     "_ZN11nvuffparser8FieldMapC1EPKcPKvNS_9FieldTypeEi",
 )
 WAIT = 120
-"""Seconds for a download or an import."""
+"""Timeout of a download or an import, in seconds."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A TensorRT, and where its bindings come from.
+    """A version of TensorRT, and the wheel of its bindings.
 
     Attributes:
-        name: as the tables of the tests call it.
-        requirement: of the wheel, or "" for what is installed.
-        module: what is imported.
-        python: (major, minor) that it needs, or None for any.
+        name: in the tables of the tests.
+        requirement: pip requirement of the wheel; "" for the installed package.
+        module: name of the module.
+        python: version (major, minor) of Python that the wheel needs; None for any.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Offer:
         version: as the module says it.
         names: dotted names from the module on, each with its kind: "class", "method", "property" (read only),
             "settable" (a property that can be written), "value", or the number of an enum's member.
-        returns: the class that a method or property answers, where its documentation says one of TensorRT's.
+        returns: class of the value of a method or property, if its documentation names one of TensorRT's classes.
     """
 
     version: str
@@ -223,7 +223,7 @@ def _unpacked(wheel: Path, cache: Path) -> Path:
 
 
 def _libraries(soname: str, cache: Path) -> Path:
-    """Libraries that answer every call with 0."""
+    """Write libraries whose functions return 0."""
     folder = cache / f"libraries-{soname}"
     paths = [folder / f"lib{name}.so.{soname}" for name in LIBRARIES]
     if not all(path.is_file() for path in paths):

@@ -30,7 +30,7 @@ from etam_edge.runtimes.backends.cuda.open import open_cuda
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
 from etam_edge.spec import Pooling
 from etam_edge_testing.davis import write_clip, write_crossing
-from etam_edge_testing.golden_runs import Answers, session_answers
+from etam_edge_testing.golden_runs import ScenarioOutputs, session_outputs
 from etam_edge_testing.goldens import GOLDENS, Golden
 from etam_edge_testing.simulated import MAGIC, ILogger, SimulatedCuda, SimulatedEngine, simulated_tensorrt
 from etam_edge_testing.small import clip_frame
@@ -228,13 +228,13 @@ def test_fp16_engine_keeps_a_golden(seeded_bundle: BundleMaker, build: Build, tm
     [golden] = [golden for golden in GOLDENS if golden.id == "efficienttam_ti_512x512.seed11.point"]
     source = Bundle.load(seeded_bundle(*golden.weights_id))
     half = derive_bundle(source, tmp_path / "fp16", Recipe.default(FP16), FP16, {})
-    error, agreement = golden_difference(golden, session_answers(golden, Tracker.load(build(half.path), "tensorrt")))
+    error, agreement = golden_difference(golden, session_outputs(golden, Tracker.load(build(half.path), "tensorrt")))
     print(f"{golden.id}: logit error up to {error:.2g}, mask agreement down to {agreement:.4f}")
     assert error <= GOLDEN_ERROR
     assert agreement >= MASK_AGREEMENT[FP16]
 
 
-def golden_difference(golden: Golden, answers: Answers) -> tuple[float, float]:
+def golden_difference(golden: Golden, answers: ScenarioOutputs) -> tuple[float, float]:
     """Largest relative error of mask logits and smallest agreement of masks, over objects and frames."""
     errors, agreements = [], []
     with np.load(golden.path) as arrays:

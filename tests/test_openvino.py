@@ -16,7 +16,7 @@ from etam_edge.runtimes.backends.openvino import int8_form
 from etam_edge.runtimes.backends.openvino.backend import OPTIONS, OpenVinoBackend
 from etam_edge.runtimes.backends.openvino.int8_form import exact_int8_options
 from etam_edge.spec import Pooling
-from etam_edge_testing.golden_runs import session_answers
+from etam_edge_testing.golden_runs import session_outputs
 from etam_edge_testing.goldens import GOLDENS, Comparison
 from etam_edge_testing.small import clip_frame
 
@@ -201,6 +201,6 @@ def test_a_saturating_cpu_computes_in_float(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_golden_of_the_reference_holds(seeded_bundle: BundleMaker) -> None:
     tracker = Tracker.load(seeded_bundle(*GOLDEN.weights_id), runtime="openvino")
     comparison = Comparison(GOLDEN)
-    comparison.check(session_answers(GOLDEN, tracker))
+    comparison.check(session_outputs(GOLDEN, tracker))
     print(comparison.row())
     assert not comparison.failures

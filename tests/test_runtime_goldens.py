@@ -1,4 +1,4 @@
-"""The exported graphs, run by a session, answer what the reference answered."""
+"""Exported graphs, run by a session, reproduce the outputs of the reference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from conftest import BundleMaker, golden_parameters
 
 from etam_edge import Tracker
-from etam_edge_testing.golden_runs import session_answers
+from etam_edge_testing.golden_runs import session_outputs
 from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 pytest.importorskip("onnxruntime")
@@ -16,6 +16,6 @@ pytest.importorskip("onnxruntime")
 def test_session_reproduces_golden(golden: Golden, seeded_bundle: BundleMaker) -> None:
     tracker = Tracker.load(seeded_bundle(*golden.weights_id), runtime="onnxruntime", provider="cpu")
     comparison = Comparison(golden)
-    comparison.check(session_answers(golden, tracker))
+    comparison.check(session_outputs(golden, tracker))
     print(comparison.row())
     assert not comparison.failures

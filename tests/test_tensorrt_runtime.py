@@ -33,7 +33,7 @@ from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt, platform_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
-from etam_edge_testing.golden_runs import session_answers
+from etam_edge_testing.golden_runs import session_outputs
 from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from etam_edge_testing.small import clip_frame
@@ -234,13 +234,13 @@ SEEDED = [
 
 @pytest.mark.parametrize("golden", golden_parameters(SEEDED))
 def test_golden_scenario(golden: Golden, seeded_bundle: BundleMaker, tmp_path: Path) -> None:
-    """The reference's own answers, through the whole TensorRT runtime."""
+    """The outputs of the reference, reproduced by the whole TensorRT backend."""
     bundle = Bundle.load(seeded_bundle(*golden.weights_id)).copy_to(tmp_path / "golden")
     cuda = SimulatedCuda(ORIN)
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu))
     comparison = Comparison(golden)
-    comparison.check(session_answers(golden, Tracker(bundle, TensorRTBackend(bundle, cuda, trt))))
+    comparison.check(session_outputs(golden, Tracker(bundle, TensorRTBackend(bundle, cuda, trt))))
     shutil.rmtree(bundle.path)
     assert not comparison.failures
 
