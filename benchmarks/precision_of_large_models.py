@@ -23,7 +23,7 @@ from etam_edge import Prompt, Tracker
 from etam_edge.cli.conversion import Conversion
 from etam_edge.evaluation.metrics import region_similarity
 from etam_edge.exporters.export import export_bundle
-from etam_edge.exporters.passes.fp16_rounding import rounded_bundle
+from etam_edge.exporters.rounded_bundle import rounded_bundle
 from etam_edge.media import chair_outline, write_clips
 from etam_edge.media.datasets import find_clips
 from etam_edge.recipe import FP16, FP32, INT8, Recipe

@@ -37,7 +37,7 @@ SOURCES = (
     "tests/data/parity/*.py",
 )
 """Files that decide what an exported bundle contains, as patterns relative to the checkout."""
-PACKAGES = ("torch", "onnx", "onnxslim", "onnxruntime", "numpy")
+PACKAGES = ("torch", "onnx", "onnx-ir", "onnxslim", "onnxruntime", "numpy")
 KEPT_STATES = 3
 """States of the sources whose bundles are kept, the most recently used ones; older ones are deleted."""
 

@@ -115,7 +115,7 @@ def test_the_drawn_clip_in_another_size_and_without_end() -> None:
     np.testing.assert_array_equal(frames[0], frames[60])
     assert (frames[0] != frames[30]).any()
     assert [mask.shape for mask in clip.masks] == [(90, 160)] * 2
-    with pytest.raises(InputError, match="frames of 9000 x 90 pixels are no camera's"):
+    with pytest.raises(InputError, match="a frame size of 9000 x 90 pixels is out of range"):
         drawn_clip((90, 9000))
 
 

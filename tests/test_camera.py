@@ -137,7 +137,7 @@ def test_signatures_say_the_size_and_nothing_else_changes(camera: Tracker, plain
 def test_camera_graphs_are_static(name: str, camera: Tracker) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("torch")
-    from etam_edge.exporters.graphs.tracing import static_problems
+    from etam_edge.exporters.passes.check_static import static_problems
     from etam_edge.exporters.regions import RESIZE, node_regions
 
     model = onnx.load(camera.bundle.graph_path(name))
@@ -238,14 +238,14 @@ def test_frames_in_any_memory_order(camera: Tracker) -> None:
 def test_frames_of_another_size_are_refused(camera: Tracker) -> None:
     session = camera.start_session()
     sentence = (
-        rf"frame 0 is 128 x 90 pixels and {camera.bundle.path} takes frames of 150 x 96 alone; give such frames, or "
-        "export with --frame-size 128x90, or without it for any size"
+        rf"frame 0 is 128 x 90 pixels, but {camera.bundle.path} takes only frames of 150 x 96; give such frames, or "
+        "export again with: etam-edge export --frame-size 128x90"
     )
     with pytest.raises(InputError, match=sentence):
         session.track(clip_frame(0, 90, 128), prompts={1: CLICK})
     assert session.track(frame(0), prompts={1: CLICK}).frame_index == 0
     session.reset()
-    with pytest.raises(InputError, match="takes frames of 150 x 96 alone"):
+    with pytest.raises(InputError, match="takes only frames of 150 x 96"):
         session.track(clip_frame(0, 90, 128))
 
 
@@ -310,9 +310,9 @@ def test_frames_are_resized_in_fp32_whatever_the_recipe(camera: Tracker, tmp_pat
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("torch")
     from etam_edge.calibration.qdq import QdqQuantizer
-    from etam_edge.exporters.passes.fp16_rounding import rounded_bundle
     from etam_edge.exporters.precision import derive_bundle, quantized_nodes
     from etam_edge.exporters.regions import RESIZE
+    from etam_edge.exporters.rounded_bundle import rounded_bundle
     from etam_edge.recipe import INT8, Recipe
     from etam_edge_testing.made_up_ranges import made_up_ranges
 
@@ -352,7 +352,7 @@ def test_calibration_records_camera_frames(camera: Tracker, plain: Tracker, tmp_
         recording.check(plain.bundle)
     # In its own size it is none of the camera's.
     clips = [clip for clip in packaged_clips(tmp_path / "own") if clip.name == "crossing"]
-    with pytest.raises(InputError, match=r"clip crossing is 320 x 240 pixels and .* takes frames of 150 x 96 alone"):
+    with pytest.raises(InputError, match=r"clip crossing is 320 x 240 pixels, but .* takes only frames of 150 x 96"):
         record(camera, clips, tmp_path / "other")
 
 

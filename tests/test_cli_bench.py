@@ -192,7 +192,7 @@ def test_engines(small_bundle: SmallBundleMaker, tmp_path: Path, monkeypatch: py
         (("--source", "nowhere"), "there is nothing at nowhere"),
         (("--source", "0"), "--source 0 is a camera"),
         (("--frame-size", "big"), "--frame-size big is no size; write it like 1280x720"),
-        (("--frame-size", "4x4"), "frames of 4 x 4 pixels are no camera's"),
+        (("--frame-size", "4x4"), "a frame size of 4 x 4 pixels is out of range"),
         (("--frame-size", "64x64", "--source", "film"), "give one of them"),
         (("--checkpoint", "x.pt"), "--checkpoint is for --against torch"),
         (("--against", "nowhere"), "--against: there is no bundle at nowhere"),

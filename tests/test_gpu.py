@@ -44,7 +44,7 @@ from benchmarks.gpu_figures import used_memory  # noqa: E402
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
-from etam_edge.exporters.passes.fp16_rounding import rounded  # noqa: E402
+from etam_edge.exporters.passes.round_to_float16 import round_to_float16  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle  # noqa: E402
 from etam_edge.exporters.tensorrt.builder import BuildOptions, Built  # noqa: E402
 from etam_edge.media.datasets import find_clips  # noqa: E402
@@ -110,7 +110,7 @@ def _simulate(cuda: SimulatedCuda, patch: pytest.MonkeyPatch) -> None:
 
     def build_engine(trt: Any, graph: Path, signature: Any, options: BuildOptions, *_: Any) -> Built:
         header = json.dumps({"name": graph.stem, "max_objects": options.max_objects}).encode()
-        return Built(MAGIC + header + b"\n" + rounded(onnx.load(graph)).SerializeToString(), b"", ())
+        return Built(MAGIC + header + b"\n" + round_to_float16(onnx.load(graph)).model.SerializeToString(), b"", ())
 
     patch.setattr("etam_edge.exporters.tensorrt.engine_set.build_engine", build_engine)
     for module in (

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     TENSORRT: {"bundle", "runtimes.backends", CUDA},
     "media": RUNTIMES,
     "live": {"media", *RUNTIMES},
-    "calibration": {"media", *RUNTIMES, ONNXRUNTIME},
+    "calibration": {"exporters", "media", *RUNTIMES, ONNXRUNTIME},
     "exporters": {"model", *RUNTIMES, ONNXRUNTIME},
     "evaluation": {"media", *RUNTIMES},
     "benchmark": {"media", "model", *RUNTIMES},
@@ -47,7 +47,7 @@ ALLOWED_OF_MODULES = {
     "etam_edge/__main__.py": {"cli"},
 }
 """Rooms that the modules outside every room may import, besides the foundation."""
-HEAVY = {"torch", "onnx", "onnxslim", "onnxruntime", "openvino", "tensorrt", "pycuda"}
+HEAVY = {"torch", "onnx", "onnxslim", "onnx_ir", "onnxruntime", "openvino", "tensorrt", "pycuda"}
 HEAVY |= {"cv2", "matplotlib", "huggingface_hub"}
 """Packages that take long to import, or that a robot does not have."""
 

@@ -36,7 +36,7 @@ def test_a_block_is_the_models_block(height: int, width: int, window: int | None
 
 
 def test_the_weight_of_padding_is_needed() -> None:
-    """With a padded key counted once instead of n times the answer is another one: the test above can fail."""
+    """A padded key that counts once instead of n times changes the output: the test above can fail."""
     torch.manual_seed(1)
     block = Block(24, 3, 2, 5).eval()
     x = torch.randn(1, 8, 8, 24)
@@ -58,7 +58,7 @@ def test_only_real_tokens_are_projected(side: int, projected: int, padded: bool)
     block = StaticBlock(Block(12, 3, 2, 14).eval(), padded)
     seen = []
     for part in (block.attn.query, block.attn.key, block.attn.value, block.attn.proj):
-        part.register_forward_hook(lambda module, given, answer: seen.append(answer.numel() // 12))
+        part.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // 12))
     with torch.inference_mode():
         block(torch.randn(1, side, side, 12))
     assert seen == [projected] * 4

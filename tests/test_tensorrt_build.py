@@ -194,8 +194,8 @@ def test_stale_and_damaged_engines_are_named_with_the_command(bundle: Bundle) ->
 def test_wrong_calls_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     refused(run("build", bundle.path, "--target", "a200"), "no target is named 'a200'; targets: a100, jetson-orin")
     refused(run("build", tmp_path / "none"), "there is no bundle at")
-    refused(run("build", bundle.path, *RTX, "--max-objects", 0), "choose --max-objects of at least 1")
-    refused(run("build", bundle.path, *RTX, "--workspace", 0), "is too little")
+    refused(run("build", bundle.path, *RTX, "--max-objects", 0), "of at least 1, and")
+    refused(run("build", bundle.path, *RTX, "--workspace", 0), "is too small")
     orin = ("--runtime", "tensorrt-rtx", "--target", "jetson-orin")
     refused(run("build", bundle.path, *orin), "does not compile for compute capability 8.7 (it does for 7.5, 8.0, 8.6")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -211,7 +211,7 @@ def test_a_graph_that_the_parser_refuses_names_the_node(bundle: Bundle) -> None:
     model = onnx.load(path)
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, path)
-    with pytest.raises(ExportError, match=rf"refuses encode.onnx: {model.graph.node[0].name}"):
+    with pytest.raises(ExportError, match=rf"cannot parse encode.onnx: {model.graph.node[0].name}"):
         build_engine(trt, path, bundle.manifest.graphs["encode"].signature, BuildOptions(compute_capabilities=(A100,)))
 
 

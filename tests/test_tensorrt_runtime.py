@@ -498,7 +498,7 @@ def test_engine_of_other_tensors_is_refused(make_machine: MachineMaker) -> None:
     signature = dataclasses.replace(entry.signature, inputs=(dataclasses.replace(frame, shape=(1, 64, 64, 3)),))
     graphs = {**machine.bundle.manifest.graphs, "encode": dataclasses.replace(entry, signature=signature)}
     changed = Bundle(machine.bundle.path, dataclasses.replace(machine.bundle.manifest, graphs=graphs))
-    refuses(dataclasses.replace(machine, bundle=changed), r"encode.engine does not read and write .*\(frame\)")
+    refuses(dataclasses.replace(machine, bundle=changed), r"encode.engine has other inputs or outputs .*\(frame\)")
     assert not machine.cuda.streams
 
 

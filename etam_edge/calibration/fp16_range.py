@@ -1,13 +1,13 @@
-"""The overflow audit: how close each region comes to the largest number that float16 holds."""
+"""The fp16 range check: how close the activations of each region come to the largest float16 number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from etam_edge.calibration.ranges import Ranges
 from etam_edge.errors import InputError
-from etam_edge.recipe import FP16, LARGEST_HALF, REGIONS, Recipe
+from etam_edge.recipe import FP16, FP32, MAX_FLOAT16, REGIONS, Recipe
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class ActivationRange:
     """The largest activation of a region over a recording.
 
     Attributes:
-        region: its name.
-        largest: absolute value.
+        region: name of the region.
+        largest: absolute value of the activation.
         where: graph and tensor.
         half: whether the recipe computes the region in fp16.
     """
@@ -28,16 +28,17 @@ class ActivationRange:
 
     @property
     def overflows(self) -> bool:
-        return self.half and not self.largest <= LARGEST_HALF
+        """Whether the region is fp16 and the activation is beyond float16 (or NaN)."""
+        return self.half and not self.largest <= MAX_FLOAT16
 
 
 def check_fp16_range(ranges: Ranges, regions: Mapping[str, Mapping[str, str]], recipe: Recipe) -> list[ActivationRange]:
-    """The reach of every region, in the order of `REGIONS`.
+    """The activation range of every region, in the order of `REGIONS`. Regions without a measured tensor are left out.
 
     Args:
         ranges: of an fp32 bundle.
-        regions: region by graph and tensor.
-        recipe: that the bundle shall have.
+        regions: region by graph and tensor (`exporters.regions.tensor_regions`).
+        recipe: of the bundle to be made.
     """
     largest: dict[str, tuple[float, str]] = {}
     for graph, tensors in ranges.items():
@@ -52,13 +53,14 @@ def check_fp16_range(ranges: Ranges, regions: Mapping[str, Mapping[str, str]], r
     ]
 
 
-def check_overflow(reaches: list[ActivationRange]) -> None:
-    """
+def check_overflow(activation_ranges: Sequence[ActivationRange]) -> None:
+    """Refuse a recipe that computes a region in fp16 whose activations do not fit.
+
     Raises:
-        InputError: an fp16 region reaches beyond float16.
+        InputError: names the regions, and the regions to keep in fp32.
     """
-    beyond = [reach for reach in reaches if reach.overflows]
+    beyond = [one for one in activation_ranges if one.overflows]
     if beyond:
-        text = ", ".join(f"{reach.region} reaches {reach.largest:.3g} ({reach.where})" for reach in beyond)
-        keep = " ".join(f"--region {reach.region}=fp32" for reach in beyond)
-        raise InputError(f"fp16 holds at most {LARGEST_HALF:g}, and {text}; nothing was written; add {keep}")
+        text = ", ".join(f"{one.region} reaches {one.largest:.3g} ({one.where})" for one in beyond)
+        keep = {one.region: FP32 for one in beyond}
+        raise InputError(f"fp16 holds at most {MAX_FLOAT16:g}, and {text}; nothing was written; add `regions={keep}`")

@@ -150,7 +150,7 @@ def _rounded(tracker: Tracker, threads: int | None, folder: ExitStack) -> Tracke
     from etam_edge.runtimes import Tracker
 
     with export_packages("rounding fp16 as a GPU does (--no-round-fp16 leaves it out)"):
-        from etam_edge.exporters.passes.fp16_rounding import rounded_bundle
+        from etam_edge.exporters.rounded_bundle import rounded_bundle
     place = Path(folder.enter_context(tempfile.TemporaryDirectory(prefix="etam-edge-"))) / tracker.bundle.path.name
     return Tracker.load(rounded_bundle(tracker.bundle, place).path, provider="cpu", threads=threads)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etam_edge.errors import InputError
-from etam_edge.recipe import FP16, FP32, LARGEST_HALF, Recipe
+from etam_edge.recipe import FP16, FP32, MAX_FLOAT16, Recipe
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
@@ -121,7 +121,7 @@ class Conversion:
 
     def tracker(self, recipe: Recipe, folder: Path, threads: int | None = None) -> Tracker:
         """A tracker of a recipe, for accuracy: its fp16 regions round after every operation, as a GPU's do."""
-        from etam_edge.exporters.passes.fp16_rounding import rounded_bundle
+        from etam_edge.exporters.rounded_bundle import rounded_bundle
         from etam_edge.runtimes import Tracker
 
         made = self.write(Path(tempfile.mkdtemp(dir=folder)) / "bundle", recipe, recipe.precision)
@@ -184,6 +184,6 @@ def show_audit(reaches: Sequence[ActivationRange]) -> None:
 
     table = Table("region", "largest activation", "of fp16's 65504", "computed in", title="overflow audit")
     for reach in reaches:
-        share = f"{100 * reach.largest / LARGEST_HALF:.2g} %"
+        share = f"{100 * reach.largest / MAX_FLOAT16:.2g} %"
         table.add_row(reach.region, f"{reach.largest:.4g}", share, FP16 if reach.half else FP32)
     out.print(table)

@@ -82,6 +82,7 @@ PACKAGES = (
     Package("torch", "torch", "export", _extra("export")),
     Package("onnx", "onnx", "export", _extra("export")),
     Package("onnxslim", "onnxslim", "export", _extra("export")),
+    Package("onnx_ir", "onnx_ir", "export", _extra("export"), ("onnx-ir",)),
     Package("huggingface_hub", "huggingface_hub", "downloading checkpoints", _extra("export"), ("huggingface-hub",)),
     Package(
         "tensorrt",
@@ -101,7 +102,7 @@ CAN = {
     "check": "can check accuracy",
     "engines": "can build and run TensorRT engines",
 }
-EXPORT_NEEDS = ("torch", "onnx", "onnxslim", "onnxruntime")
+EXPORT_NEEDS = ("torch", "onnx", "onnxslim", "onnx_ir", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def inspect(
         "what it is",
         "precision",
         "largest activation",
-        title=f"recipe ({manifest.recipe.rest} between int8)" if manifest.recipe.int8_regions else "recipe",
+        title=f"recipe ({manifest.recipe.float_precision} between int8)" if manifest.recipe.int8_regions else "recipe",
     )
     largest = manifest.calibration.largest if manifest.calibration else {}
     for name, precision in manifest.recipe.regions.items():

@@ -121,7 +121,7 @@ def choose_regions(
 
     costs = measure_costs(conversion, clips, recipe.int8_regions, INT8)
     show_costs(costs)
-    base = recipe.with_regions(dict.fromkeys(recipe.int8_regions, recipe.rest))
+    base = recipe.with_regions(dict.fromkeys(recipe.int8_regions, recipe.float_precision))
     with _progress() as bar, tempfile.TemporaryDirectory(prefix="etam-edge-") as folder:
         task = bar.add_task("mixed", total=None)
         chosen, trials = fastest_within(

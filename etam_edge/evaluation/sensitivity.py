@@ -81,7 +81,7 @@ def region_costs(
     """
     costs = []
     for region in regions:
-        recipe = Recipe({region: precision}, rest=FP32)
+        recipe = Recipe({region: precision}, float_precision=FP32)
         result = _checked(build, recipe, reference, clips, region, max_frames, step)
         costs.append(_cost(region, precision, result))
     return sorted(costs, key=lambda cost: (cost.not_finite > 0, cost.lost))

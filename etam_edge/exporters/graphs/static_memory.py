@@ -1,17 +1,20 @@
-"""Memory attention as a static subgraph, equal to the plain form to rounding error.
+"""Memory attention as a static subgraph, equal to the plain form except for rounding.
 
-Four steps of algebra, each tested against `etam_edge.model.memory_attention`:
+Four algebraic steps, each tested against `etam_edge.model.memory_attention`:
 
-1. Keys once. `RoPE(W_k (m + p + t))` is linear in the time code `t`, and so is pooling: the key of a memory without its
-   time code is computed when the memory is written, and the code's share is a table by layer and age.
-2. Values last. With one head and attention rows that sum to one, `A (m W_v + b) W_o = (A m) W_v W_o + const`: attention
-   runs over the raw memory channels, one value bank for all layers, and the merged matrix comes after.
-3. A lone memory is attended unpooled by the reference: `UnpooledEntryWriter` writes its full keys, time code included,
-   as four slots' worth, and the same graph serves.
-4. Slots as data. A slot's age is an index into the table, its presence a bias on its scores.
+1. Keys are computed once. `RoPE(W_k (m + p + t))` is linear in the time code `t`, and so is pooling. So the key of a
+   memory without its time code is computed when the memory is written, and the contribution of the time code is a table
+   by layer and age.
+2. Values are projected last. With one head and attention rows that sum to one, `A (m W_v + b) W_o = (A m) W_v W_o +
+   const`. So attention runs over the raw memory channels, one value bank serves all layers, and the merged matrix is
+   applied afterwards.
+3. A single memory is attended unpooled, as in the reference. `UnpooledEntryWriter` writes its unpooled keys, including
+   the time code, as four slots, so the same graph is used.
+4. Slots are data. The age of a slot is an index into the table of time codes, and an empty slot has a large negative
+   bias on its scores.
 
-Query and key channels are reordered (even ones, then odd ones), which leaves their product alone and makes the rotation
-two contiguous halves.
+Query and key channels are reordered, even channels before odd ones. This does not change their product, and the
+rotation works on two contiguous halves.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etam_edge.model.efficienttam import EfficientTAM
-from etam_edge.model.layers import attend, to_map, to_tokens
+from etam_edge.model.layers import attend, attention_weights, to_map, to_tokens
 from etam_edge.model.memory_attention import (
     LOG_4,
     MemoryAttentionLayer,
@@ -35,34 +38,34 @@ from etam_edge.spec import UNPOOLED_SLOTS, GraphSizes, ModelSpec, Pooling
 
 
 def halves_order(width: int) -> Tensor:
-    """Channel order that turns neighbouring pairs (2i, 2i + 1) into halves (i, i + width / 2)."""
+    """Channel order that puts neighbouring channels (2i, 2i + 1) at (i, i + width / 2), int64 (width,)."""
     return torch.cat((torch.arange(0, width, 2), torch.arange(1, width, 2)))
 
 
 def rotate_halves(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """`position.rotate` for channels in halves order; the tables are (T, C) each, see `halves_tables`."""
+    """`position.rotate` for channels in halves order: (..., T, C) to the same, with the tables of `halves_tables`."""
     half = int(x.shape[-1]) // 2
     swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
     return x * cosine + swapped * sine
 
 
 def halves_tables(attention: RotaryAttention) -> tuple[Tensor, Tensor]:
-    """Rotation tables for `rotate_halves`: cosine twice, and sine with the sign of each half, (T, C) each."""
+    """Rotation tables for `rotate_halves`, (T, C) each: cosine twice, and sine with the sign of each half."""
     cosine, sine = attention.cosine, attention.sine
     return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
 
 
 def reordered(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
-    """`linear` with its outputs in halves order, times `scale`."""
+    """`linear` with its outputs in halves order, multiplied by `scale`."""
     order = halves_order(linear.out_features)
-    made = nn.Linear(linear.in_features, linear.out_features)
-    made.weight.data = linear.weight.data[order] * scale
-    made.bias.data = linear.bias.data[order] * scale
-    return made
+    result = nn.Linear(linear.in_features, linear.out_features)
+    result.weight.data = linear.weight.data[order] * scale
+    result.bias.data = linear.bias.data[order] * scale
+    return result
 
 
 class EntryWriter(nn.Module):
-    """Turns raw memory features into what a slot of the bank holds: ready keys for every layer, and values."""
+    """Raw memory features to the content of a slot: keys for every layer, without time code, and values."""
 
     position: Tensor
     conditioning_code: Tensor
@@ -81,7 +84,7 @@ class EntryWriter(nn.Module):
         self.register_buffer("conditioning_code", model.maskmem_tpos_enc.data[-1])
 
     def forward(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw memory (B, M, s, s) to keys (B, L, T, C) without time code and values (B, T, M), pooled where pooled."""
+        """Raw memory (B, M, s, s) to keys (B, L, T, C) and values (B, T, M), pooled in pooled models."""
         tokens = to_tokens(memory)
         keys = [self._pool(key) for key in self.keys(tokens + self.position)]
         if self.spec.pooling is Pooling.KEY_BIAS:
@@ -89,7 +92,7 @@ class EntryWriter(nn.Module):
         return torch.stack(keys, dim=1), self._pool(tokens)
 
     def keys(self, tokens: Tensor) -> list[Tensor]:
-        """Projected and rotated, for every layer (B, T, C)."""
+        """Memory tokens (B, T, M), projected and rotated for every layer: L tensors (B, T, C)."""
         return [rotate_halves(project(tokens), self.cosine, self.sine) for project in self.projections]
 
     def _pool(self, tokens: Tensor) -> Tensor:
@@ -97,14 +100,14 @@ class EntryWriter(nn.Module):
 
 
 class UnpooledEntryWriter(nn.Module):
-    """What a lone memory's slots hold, in a model that pools: the reference attends to it unpooled."""
+    """Raw memory features to the content of the four slots of a single memory, in pooled models."""
 
     def __init__(self, writer: EntryWriter) -> None:
         super().__init__()
         self.writer = writer
 
     def forward(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw memory to keys (B, 4, L, T, C) with the conditioning time code, and values (B, 4, T, M)."""
+        """Raw memory (B, M, s, s) to keys (B, 4, L, T, C), with the conditioning time code, and values (B, 4, T, M)."""
         spec = self.writer.spec
         tokens = to_tokens(memory)
         parts = [
@@ -116,9 +119,10 @@ class UnpooledEntryWriter(nn.Module):
 
 
 def time_code_table(model: EfficientTAM, attention: MemoryCrossAttention) -> Tensor:
-    """The share of each time code in a slot's keys, (F + 1, T, C); the last row is zero, for slots without a code.
+    """The contribution of each time code to a slot's keys, (F + 1, T, C).
 
-    Row i is `pool(RoPE(W_k maskmem_tpos_enc[i]))`: row 0 the newest frame, row F - 1 a conditioning frame.
+    Row i is `pool(RoPE(W_k maskmem_tpos_enc[i]))`: row 0 for the newest frame, row F - 1 for conditioning frames. The
+    last row is zero, for slots whose keys contain the time code already.
     """
     spec = model.spec
     order = halves_order(spec.width)
@@ -129,19 +133,29 @@ def time_code_table(model: EfficientTAM, attention: MemoryCrossAttention) -> Ten
     return torch.cat((rows, torch.zeros_like(rows[:1])))
 
 
+class WeightedValues(nn.Module):
+    """The product of attention weights and values. It is a separate module because it is a separate region."""
+
+    def forward(self, weights: Tensor, values: Tensor) -> Tensor:
+        """(B, Q, K) and (B, K, M) to (B, Q, M)."""
+        return weights @ values
+
+
 class StaticCrossAttention(nn.Module):
-    """Cross-attention to a bank of ready keys, values last."""
+    """Cross-attention of layer `index` to a bank of precomputed keys; values are projected after attention."""
 
     time_codes: Tensor
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self, model: EfficientTAM, attention: MemoryCrossAttention, sizes: GraphSizes) -> None:
+    def __init__(self, model: EfficientTAM, index: int, sizes: GraphSizes) -> None:
         super().__init__()
-        spec = model.spec
+        spec, attention = model.spec, cross_attentions(model)[index]
+        self.index = index
         self.keys_shape = (-1, sizes.slots(spec), spec.memory_tokens, spec.width)
         self.query = reordered(attention.q_proj)
         self.pointer_key = reordered(attention.k_proj)
+        self.weighted_values = WeightedValues()
         self.out = merged_output(attention)
         cosine, sine = halves_tables(attention)
         self.register_buffer("cosine", cosine)
@@ -154,21 +168,24 @@ class StaticCrossAttention(nn.Module):
         """
         Args:
             x: queries, (1 or B, T, C).
-            keys: this layer's ready keys, (B, slots, T, C).
+            keys: precomputed keys of all layers, (B, slots, L, T, C).
             codes: rows of the time code table, int32 (B, slots).
             pointer_tokens: (B, P, M).
             values: of all slots and pointer tokens, (B, slots * T + P, M).
             bias: score bias of all slots and pointer tokens, (B, 1, slots * T + P).
+
+        Returns:
+            (B, T, C).
         """
         query = rotate_halves(self.query(x), self.cosine, self.sine)
-        coded = keys + F.embedding(codes, self.time_codes).reshape(self.keys_shape)
+        coded = keys[:, :, self.index] + F.embedding(codes, self.time_codes).reshape(self.keys_shape)
         slots, tokens, width = self.keys_shape[1:]
         key = torch.cat((coded.reshape(-1, slots * tokens, width), self.pointer_key(pointer_tokens)), dim=1)
-        return self.out(attend(query, key, values, bias))
+        return self.out(self.weighted_values(attention_weights(query, key, bias), values))
 
 
 def merged_output(attention: MemoryCrossAttention) -> nn.Linear:
-    """`out_proj(v_proj(.))` as one linear layer, multiplied out in double precision."""
+    """`out_proj(v_proj(x))` as one linear layer, multiplied in double precision."""
     value, out = attention.v_proj, attention.out_proj
     merged = nn.Linear(value.in_features, out.out_features)
     weight = out.weight.data.double()
@@ -178,6 +195,8 @@ def merged_output(attention: MemoryCrossAttention) -> nn.Linear:
 
 
 class StaticSelfAttention(nn.Module):
+    """Self-attention of memory attention, with query and key channels in halves order."""
+
     cosine: Tensor
     sine: Tensor
 
@@ -192,39 +211,98 @@ class StaticSelfAttention(nn.Module):
         self.register_buffer("sine", sine)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
         query = rotate_halves(self.query(x), self.cosine, self.sine)
         key = rotate_halves(self.key(x), self.cosine, self.sine)
         return self.out(attend(query, key, self.value(x)))
 
 
 class StaticLayer(nn.Module):
-    def __init__(self, model: EfficientTAM, layer: MemoryAttentionLayer, sizes: GraphSizes) -> None:
+    """Layer `index` of memory attention over the bank."""
+
+    def __init__(self, model: EfficientTAM, index: int, sizes: GraphSizes) -> None:
         super().__init__()
-        self.plain = layer
-        self.self_attention = StaticSelfAttention(layer.self_attn)
-        self.cross_attention = StaticCrossAttention(model, layer.cross_attn_image, sizes)
+        self.plain = attention_layers(model)[index]
+        self.self_attention = StaticSelfAttention(self.plain.self_attn)
+        self.cross_attention = StaticCrossAttention(model, index, sizes)
 
     def forward(
         self, x: Tensor, keys: Tensor, codes: Tensor, pointer_tokens: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
+        """Arguments as of `StaticCrossAttention`."""
         x = x + self.self_attention(self.plain.norm1(x))
         x = x + self.cross_attention(self.plain.norm2(x), keys, codes, pointer_tokens, values, bias)
         return x + self.plain.mlp(x)
 
 
-class StaticMemoryAttention(nn.Module):
-    """Memory attention over fixed slots. Until memory is read all objects share one frame, so a batch of one."""
+class BankValues(nn.Module):
+    """Values of the bank in the order of its keys: all slots, then all pointer tokens."""
 
-    features_position: Tensor
+    def __init__(self, spec: ModelSpec, sizes: GraphSizes) -> None:
+        super().__init__()
+        self.slot_rows = sizes.slots(spec) * spec.memory_tokens
+        self.pointer_rows = sizes.pointer_slots(spec) * spec.pointer_tokens
+        self.width = spec.memory_width
+
+    def forward(self, values: Tensor, pointers: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, slots, T, M) and (B, P, C) to all values (B, rows, M) and the pointer tokens (B, P * C / M, M)."""
+        pointer_tokens = pointers.reshape(-1, self.pointer_rows, self.width)
+        return torch.cat((values.reshape(-1, self.slot_rows, self.width), pointer_tokens), 1), pointer_tokens
+
+
+class BankBias(nn.Module):
+    """Score bias of every key: that of its slot or pointer."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, slot_bias: Tensor, pointer_bias: Tensor) -> Tensor:
+        """(B, slots) and (B, P) to (B, 1, rows)."""
+        spec = self.spec
+        return torch.cat(
+            (_repeated(slot_bias, spec.memory_tokens), _repeated(pointer_bias, spec.pointer_tokens)), dim=-1
+        )
+
+
+class FrameTokens(nn.Module):
+    """Image features (1, C, s, s) to tokens (1, T, C), with a tenth of the position encoding added."""
+
+    position: Tensor
+
+    def __init__(self, model: EfficientTAM) -> None:
+        super().__init__()
+        self.register_buffer("position", 0.1 * model.features_position)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return to_tokens(features) + self.position
+
+
+class ConditionedFeatures(nn.Module):
+    """The last norm, and tokens (B, T, C) to a feature map (B, C, s, s)."""
+
+    def __init__(self, model: EfficientTAM) -> None:
+        super().__init__()
+        self.grid = model.spec.grid
+        self.norm = model.memory_attention.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_map(self.norm(x), self.grid)
+
+
+class StaticMemoryAttention(nn.Module):
+    """Memory attention over a fixed number of slots.
+
+    All objects share the frame, so the batch is one until memory is read.
+    """
 
     def __init__(self, model: EfficientTAM, sizes: GraphSizes) -> None:
         super().__init__()
-        self.spec: ModelSpec = model.spec
-        self.slots = sizes.slots(model.spec)
-        self.pointer_slots = sizes.pointer_slots(model.spec)
-        self.layers = nn.ModuleList(StaticLayer(model, layer, sizes) for layer in attention_layers(model))
-        self.norm = model.memory_attention.norm
-        self.register_buffer("features_position", 0.1 * model.features_position)
+        self.bank_values = BankValues(model.spec, sizes)
+        self.bank_bias = BankBias(model.spec)
+        self.frame_tokens = FrameTokens(model)
+        self.layers = nn.ModuleList(StaticLayer(model, index, sizes) for index in range(model.spec.memory_layers))
+        self.conditioned = ConditionedFeatures(model)
 
     def forward(
         self,
@@ -236,34 +314,34 @@ class StaticMemoryAttention(nn.Module):
         pointers: Tensor,
         pointer_bias: Tensor,
     ) -> Tensor:
-        """Conditioned features (B, C, s, s).
-
+        """
         Args:
             features: (1, C, s, s).
             keys: (B, slots, L, T, C); values: (B, slots, T, M).
             codes: int32 (B, slots); slot_bias: (B, slots).
             pointers: (B, P, C); pointer_bias: (B, P).
-        """
-        spec = self.spec
-        pointer_tokens = pointers.reshape(-1, self.pointer_slots * spec.pointer_tokens, spec.memory_width)
-        values = torch.cat((values.reshape(-1, self.slots * spec.memory_tokens, spec.memory_width), pointer_tokens), 1)
-        bias = torch.cat(
-            (self._spread(slot_bias, spec.memory_tokens), self._spread(pointer_bias, spec.pointer_tokens)), dim=-1
-        )
-        x = to_tokens(features) + self.features_position
-        for index, layer in enumerate(self.layers):
-            x = layer(x, keys[:, :, index], codes, pointer_tokens, values, bias)
-        return to_map(self.norm(x), spec.grid)
 
-    @staticmethod
-    def _spread(bias: Tensor, tokens: int) -> Tensor:
-        """(B, n) to (B, 1, n * tokens), each value repeated for its tokens."""
-        return (bias[..., None] + bias.new_zeros(tokens)).reshape(-1, 1, int(bias.shape[1]) * tokens)
+        Returns:
+            conditioned features, (B, C, s, s).
+        """
+        all_values, pointer_tokens = self.bank_values(values, pointers)
+        bias = self.bank_bias(slot_bias, pointer_bias)
+        x = self.frame_tokens(features)
+        for layer in self.layers:
+            x = layer(x, keys, codes, pointer_tokens, all_values, bias)
+        return self.conditioned(x)
+
+
+def _repeated(bias: Tensor, tokens: int) -> Tensor:
+    """(B, n) to (B, 1, n * tokens), each value repeated for its tokens."""
+    return (bias[..., None] + bias.new_zeros(tokens)).reshape(-1, 1, int(bias.shape[1]) * tokens)
 
 
 def attention_layers(model: EfficientTAM) -> list[MemoryAttentionLayer]:
+    """The layers of memory attention."""
     return [cast(MemoryAttentionLayer, layer) for layer in model.memory_attention.layers]
 
 
 def cross_attentions(model: EfficientTAM) -> list[MemoryCrossAttention]:
+    """The cross-attention of every layer."""
     return [layer.cross_attn_image for layer in attention_layers(model)]

@@ -1,15 +1,15 @@
-"""The blocks of the ViT for the graph: windows without waste, equal to the padded form to rounding error.
+"""ViT blocks for the graph: window attention that does not compute padding, equal to the model except for rounding.
 
 The model pads the grid with zeros to whole windows before it projects queries, keys and values. So the query, key and
-value of a padded token are the biases: only real tokens are projected here, and no padded query is asked, because its
-answer is cut off. The n padded keys of a window are one key n times over, and n equal keys with equal values are one of
-them with ln n added to its score (Lemma 1 of the paper).
+value of a padded token are the biases. Here only real tokens are projected. Queries of padded tokens are left out,
+because the model discards their outputs. The n padded keys of a window are equal, and so are their values; one of them
+with ln n added to its score has the same effect (Lemma 1 of the paper).
 
 At 512 pixels, a grid of 32 x 32, the windowed blocks project 1024 tokens instead of 1764; at 1024 pixels 4096 instead
 of 4900.
 
-Cut windows are of up to four sizes, each an attention of its own. Where a few large kernels are faster than more small
-ones, the windows can be filled up to whole ones instead, after the projection: `padded`.
+Windows at the border have up to four sizes, and each size is a separate attention. Where a few large kernels are faster
+than more small ones, these windows can be padded to whole windows after the projection (`padded`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from etam_edge.model.layers import attend, merge_heads, split_heads
 
 
 class Span(NamedTuple):
-    """`windows` windows along one side of the grid, of `size` tokens each, from token `start` on."""
+    """Adjacent windows along one side of the grid: `windows` of them, `size` tokens each, from token `start`."""
 
     start: int
     windows: int
@@ -38,23 +38,23 @@ class Span(NamedTuple):
 
 
 def spans(grid: int, window: int) -> list[Span]:
-    """The whole windows along a side, and the cut one where the window does not divide the grid."""
-    whole, rest = divmod(grid, window)
-    found = [Span(0, whole, window), Span(whole * window, 1, rest)]
+    """The whole windows along a side, and the smaller one at the end if the window does not divide the grid."""
+    whole, remainder = divmod(grid, window)
+    found = [Span(0, whole, window), Span(whole * window, 1, remainder)]
     return [span for span in found if span.windows and span.size]
 
 
 class GlobalAttention(nn.Module):
-    """Global self-attention. Queries, keys and values have a projection each, so that nothing has to be cut apart."""
+    """Global self-attention with separate projections of queries, keys and values, which need no split afterwards."""
 
     def __init__(self, attention: SelfAttention) -> None:
         super().__init__()
         self.heads = attention.heads
-        self.query, self.key, self.value = _thirds(attention.qkv)
+        self.query, self.key, self.value = _split_qkv(attention.qkv)
         self.proj = attention.proj
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same."""
+        """(B, H, W, C) to (B, H, W, C)."""
         _, height, width, channels = (int(n) for n in x.shape)
         tokens = x.reshape(-1, height * width, channels)
         query, key, value = (split_heads(part(tokens), self.heads) for part in (self.query, self.key, self.value))
@@ -65,9 +65,10 @@ class WindowAttention(GlobalAttention):
     """Self-attention inside windows.
 
     Args:
-        attention: of the model.
+        attention: attention of the model.
         window: tokens along a side of a whole window.
-        padded: fill cut windows up to whole ones. Else they have their real tokens and one key for all that pads them.
+        padded: pad windows at the border to whole windows. Otherwise they have their real tokens and one key for all
+            padded tokens.
     """
 
     def __init__(self, attention: SelfAttention, window: int, padded: bool) -> None:
@@ -76,20 +77,22 @@ class WindowAttention(GlobalAttention):
         self.padded = padded
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same."""
+        """(B, H, W, C) to (B, H, W, C)."""
         height, width = (int(n) for n in x.shape[1:3])
         projections = (self.query, self.key, self.value)
         parts = [projection(x) for projection in projections]
         if self.padded:
-            parts = [self._filled(part, by) for part, by in zip(parts, projections, strict=True)]
+            parts = [self._pad_grid(part, by) for part, by in zip(parts, projections, strict=True)]
         rows = [
-            _joined([self._attend(parts, row, column) for column in spans(int(parts[0].shape[2]), self.window)], axis=2)
+            _concatenate(
+                [self._attend(parts, row, column) for column in spans(int(parts[0].shape[2]), self.window)], axis=2
+            )
             for row in spans(int(parts[0].shape[1]), self.window)
         ]
-        return self.proj(_joined(rows, axis=1)[:, :height, :width])
+        return self.proj(_concatenate(rows, axis=1)[:, :height, :width])
 
-    def _filled(self, x: Tensor, projection: nn.Linear) -> Tensor:
-        """(B, H, W, C) to whole windows, with what padded tokens are projected to."""
+    def _pad_grid(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        """Pad projected tokens (B, H, W, C) to whole windows with the projection of zero, its bias."""
         batch, height, width, channels = (int(n) for n in x.shape)
         right, below = -width % self.window, -height % self.window
         token = projection.bias.reshape(1, 1, 1, channels)
@@ -100,7 +103,7 @@ class WindowAttention(GlobalAttention):
         return x
 
     def _attend(self, parts: Sequence[Tensor], row: Span, column: Span) -> Tensor:
-        """Windows of one size: queries, keys and values (B, H, W, C) to what those windows answer, (B, h, w, C)."""
+        """Attention in the windows of one size: queries, keys and values (B, H, W, C) to outputs (B, h, w, C)."""
         query, key, value = (self._windows(part, row, column) for part in parts)
         bias = None
         padding = self.window**2 - row.size * column.size
@@ -108,13 +111,13 @@ class WindowAttention(GlobalAttention):
             key, value = self._with_padding(key, self.key), self._with_padding(value, self.value)
             bias = torch.zeros(1, 1, 1, row.size * column.size + 1)
             bias[..., -1] = math.log(padding)
-        answer = attend(query, key, value, bias)
-        channels = self.heads * int(answer.shape[-1])
-        answer = answer.reshape(
-            -1, row.windows, column.windows, self.heads, row.size, column.size, int(answer.shape[-1])
+        output = attend(query, key, value, bias)
+        channels = self.heads * int(output.shape[-1])
+        output = output.reshape(
+            -1, row.windows, column.windows, self.heads, row.size, column.size, int(output.shape[-1])
         )
-        answer = answer.permute(0, 1, 4, 2, 5, 3, 6)
-        return answer.reshape(-1, row.windows * row.size, column.windows * column.size, channels)
+        output = output.permute(0, 1, 4, 2, 5, 3, 6)
+        return output.reshape(-1, row.windows * row.size, column.windows * column.size, channels)
 
     def _windows(self, x: Tensor, row: Span, column: Span) -> Tensor:
         """(B, H, W, C) to (B * windows, heads, tokens of a window, C / heads)."""
@@ -124,13 +127,13 @@ class WindowAttention(GlobalAttention):
         return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, self.heads, row.size * column.size, channels)
 
     def _with_padding(self, x: Tensor, projection: nn.Linear) -> Tensor:
-        """One token more in every window: what a padded token is projected to."""
+        """Append one token to every window: the projection of a padded token, the bias."""
         padded = projection.bias.reshape(1, self.heads, 1, -1)
         return torch.cat((x, padded.expand(int(x.shape[0]), -1, -1, -1)), dim=2)
 
 
 class StaticBlock(nn.Module):
-    """A ViT block for the graph, of the same weights; `padded_windows` as `padded` of `WindowAttention`."""
+    """A ViT block for the graph, with the weights of `block`. `padded_windows` is `padded` of `WindowAttention`."""
 
     def __init__(self, block: Block, padded_windows: bool = False) -> None:
         super().__init__()
@@ -141,21 +144,22 @@ class StaticBlock(nn.Module):
             self.attn = WindowAttention(block.attn, block.window, padded_windows)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same."""
+        """(B, H, W, C) to (B, H, W, C)."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
-def _thirds(qkv: nn.Linear) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+def _split_qkv(qkv: nn.Linear) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    """The projections of queries, keys and values in one projection of all three."""
     width = qkv.in_features
-    made = []
+    parts = []
     for start in range(0, 3 * width, width):
         part = nn.Linear(width, width)
         part.weight.data = qkv.weight.data[start : start + width].clone()
         part.bias.data = qkv.bias.data[start : start + width].clone()
-        made.append(part)
-    return made[0], made[1], made[2]
+        parts.append(part)
+    return parts[0], parts[1], parts[2]
 
 
-def _joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+def _concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
     return torch.cat(tuple(parts), dim=axis) if len(parts) > 1 else parts[0]

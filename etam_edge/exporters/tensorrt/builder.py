@@ -1,7 +1,8 @@
-"""Engines from graphs, by TensorRT 8.6, 10, 11 or TensorRT for RTX, on the machine that will run them.
+"""Engines built from graphs by TensorRT 8.6, 10, 11 or TensorRT for RTX, on the machine that will run them.
 
-The graphs carry their types. From TensorRT 10 on networks are strongly typed and the builder obeys; 8.6 is told layer
-by layer what the graph says (`obey_types`). Neither torch nor onnx is imported: a Jetson has neither.
+The graphs carry their types. From TensorRT 10 on, networks are strongly typed and the builder keeps the types; for 8.6
+the type of every layer is set as a constraint (`obey_types`). Neither torch nor onnx is imported, so that a Jetson can
+build engines without them.
 """
 
 from __future__ import annotations
@@ -17,23 +18,27 @@ from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.tensorrt.weak_typing import obey_types
 
 Progress = Callable[[str, int, int], None]
-"""Told a phase of the build, how many of its steps are done, and how many there are."""
+"""Called with a phase of the build, the number of its steps that are done, and the number of its steps."""
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cudaerrormemory")
-"""What TensorRT says of it, in lower case."""
+"""Words of TensorRT's out-of-memory messages, in lower case."""
 RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0))
-"""Compute capabilities that TensorRT for RTX compiles for ahead of time, with no GPU at hand."""
+"""Compute capabilities that TensorRT for RTX compiles for ahead of time, without a GPU."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build is asked for.
+    """Options of a build.
 
     Attributes:
-        max_objects: most objects of one call.
-        opt_objects: objects that kernels are chosen for.
-        workspace: bytes that a layer may use, at most.
-        compute_capabilities: to compile for, with TensorRT for RTX; TensorRT builds for the GPU that is here.
-        verbose: keep TensorRT's own log, with the types of every layer.
+        max_objects: largest number of objects in one call.
+        opt_objects: number of objects that kernels are optimised for.
+        workspace: largest workspace of a layer, in bytes.
+        compute_capabilities: (major, minor) pairs to compile for with TensorRT for RTX. TensorRT builds for the GPU of
+            this machine.
+        verbose: keep TensorRT's complete log, with the types of every layer.
+
+    Raises:
+        InputError: `opt_objects` is not between 1 and `max_objects`, or the workspace is below 1 MiB.
     """
 
     max_objects: int = 8
@@ -46,22 +51,25 @@ class BuildOptions:
         if not 1 <= self.opt_objects <= self.max_objects:
             raise InputError(
                 f"engines for 1 to {self.max_objects} objects cannot be tuned for {self.opt_objects}; "
-                "choose --max-objects of at least 1, and --opt-objects between"
+                "choose `max_objects` of at least 1, and `opt_objects` from 1 to it"
             )
         if self.workspace < 1 << 20:
-            raise InputError(
-                f"a workspace of {self.workspace} bytes is too little; give --workspace in MB, 256 or more"
-            )
+            raise InputError(f"a workspace of {self.workspace} bytes is too small; give `workspace` in MB, 256 or more")
 
 
 @dataclass(frozen=True)
 class Built:
-    """An engine and what TensorRT said while it made it."""
+    """A built engine.
+
+    Attributes:
+        plan: the serialized engine.
+        timing_cache: timings of kernels, for the next build on the same GPU; empty if there are none.
+        log: TensorRT's messages, (severity, text).
+    """
 
     plan: bytes
     timing_cache: bytes
     log: tuple[tuple[str, str], ...]
-    """(severity, line)"""
 
 
 def build_engine(
@@ -73,29 +81,30 @@ def build_engine(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Built:
-    """One graph to an engine.
+    """Build an engine of one graph.
 
     Args:
-        trt: the module, of `cuda.tensorrt_module.import_tensorrt`.
-        graph: its ONNX file.
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        graph: path of the ONNX file.
         signature: of the graph, for the shapes of the object axis.
-        timing_cache: of an earlier build on the same GPU; reused where TensorRT takes it.
-        progress: told what TensorRT is doing, from version 10 on.
-        cancelled: asked between steps, from version 10 on; true ends the build.
+        options: of the build.
+        timing_cache: of an earlier build on the same GPU; used if TensorRT accepts it.
+        progress: called during the build, from TensorRT 10 on.
+        cancelled: polled between steps, from TensorRT 10 on; true ends the build.
 
     Raises:
-        ExportError: TensorRT refuses the graph, or cannot build it; the node and TensorRT's own words are named.
-        KeyboardInterrupt: it was cancelled.
+        ExportError: TensorRT cannot parse or build the graph; the message contains the node and TensorRT's messages.
+        KeyboardInterrupt: the build was cancelled.
     """
     log = _log(trt, options.verbose)
     builder = trt.Builder(log)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        raise ExportError(f"TensorRT {trt.__version__} refuses {graph.name}: {_parser_errors(parser)}")
+        raise ExportError(f"TensorRT {trt.__version__} cannot parse {graph.name}: {_parser_errors(parser)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    # fp32 regions are fp32 because they need it: TF32 keeps no more digits than fp16.
+    # Regions are fp32 because they need the precision, and TF32 has no more digits than fp16.
     config.clear_flag(trt.BuilderFlag.TF32)
     profile = _profile(builder, signature, options)
     if profile is not None:
@@ -106,7 +115,7 @@ def build_engine(
         _compile_for(trt, config, options.compute_capabilities)
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # TensorRT for RTX chooses kernels where it runs, and has no timings to keep.
+    # TensorRT for RTX chooses kernels on the machine that runs the engine, so there are no timings.
     cache = not is_rtx(trt) and _use_timing_cache(config, timing_cache)
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt, progress, cancelled)
@@ -114,23 +123,24 @@ def build_engine(
     if plan is None:
         if cancelled():
             raise KeyboardInterrupt
-        raise ExportError(_why(graph, log, options, str(trt.__version__)))
+        raise ExportError(_build_error(graph, log, options, str(trt.__version__)))
     kept = cache and config.get_timing_cache()
     return Built(bytes(plan), bytes(kept.serialize()) if kept else b"", tuple(log.lines))
 
 
 def is_weakly_typed(trt: Any) -> bool:
-    """Whether this is TensorRT 8: it takes types as advice unless every layer is told to obey."""
+    """Whether this is TensorRT 8, which treats types as hints unless every layer is constrained."""
     return not is_rtx(trt) and version_numbers(str(trt.__version__))[0] < 10
 
 
 def is_rtx(trt: Any) -> bool:
+    """Whether this is TensorRT for RTX."""
     return str(trt.__name__).startswith("tensorrt_rtx")
 
 
 def _creation_flags(trt: Any) -> int:
     major = version_numbers(str(trt.__version__))[0]
-    # TensorRT for RTX and 11 know no other network than a strongly typed one with an explicit batch.
+    # TensorRT for RTX and TensorRT 11 have only strongly typed networks with an explicit batch.
     if is_rtx(trt) or major >= 11:
         return 0
     if major >= 10:
@@ -139,7 +149,7 @@ def _creation_flags(trt: Any) -> int:
 
 
 def _profile(builder: Any, signature: GraphSignature, options: BuildOptions) -> Any | None:
-    """Shapes for 1 to N objects, or None where the graph has no object axis."""
+    """An optimisation profile for 1 to `max_objects` objects, or None if the graph has no object axis."""
     dynamic = [tensor for tensor in signature.inputs if OBJECTS in tensor.shape]
     if not dynamic:
         return None
@@ -152,16 +162,17 @@ def _profile(builder: Any, signature: GraphSignature, options: BuildOptions) -> 
 
 
 def check_capabilities(capabilities: Iterable[tuple[int, int]]) -> None:
-    """
+    """Refuse compute capabilities that TensorRT for RTX does not compile for ahead of time.
+
     Raises:
-        InputError: TensorRT for RTX does not compile for one of them ahead of time.
+        InputError: names the first of them, and those that are supported.
     """
     for major, minor in capabilities:
         if (major, minor) not in RTX_CAPABILITIES:
             known = ", ".join(f"{a}.{b}" for a, b in RTX_CAPABILITIES)
             raise InputError(
                 f"TensorRT for RTX does not compile for compute capability {major}.{minor} (it does for {known}); "
-                "choose another --target, or --runtime tensorrt on that machine"
+                "choose another `target`, or `runtime=tensorrt` on that machine"
             )
 
 
@@ -173,9 +184,9 @@ def _compile_for(trt: Any, config: Any, capabilities: tuple[tuple[int, int], ...
 
 
 def _use_timing_cache(config: Any, content: bytes) -> bool:
-    """Whether this builder keeps timings."""
+    """Give the builder a timing cache; whether it accepted one."""
     cache = config.create_timing_cache(content)
-    # One of another GPU or version is not taken: then an empty one is begun.
+    # TensorRT rejects a cache of another GPU or version; an empty one replaces it.
     if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         return bool(cache is not None and config.set_timing_cache(cache, False))
@@ -183,6 +194,8 @@ def _use_timing_cache(config: Any, content: bytes) -> bool:
 
 
 def _monitor(trt: Any, progress: Progress | None, cancelled: Callable[[], bool]) -> Any:
+    """A progress monitor that reports steps and ends the build when it is cancelled."""
+
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -205,7 +218,7 @@ def _monitor(trt: Any, progress: Progress | None, cancelled: Callable[[], bool])
 
 
 def _log(trt: Any, verbose: bool) -> Any:
-    """A logger that keeps what it is told: warnings and errors, or everything."""
+    """A logger that keeps warnings and errors, or all messages, in `lines`."""
     least = trt.ILogger.VERBOSE if verbose else trt.ILogger.WARNING
 
     class Log(trt.ILogger):
@@ -214,7 +227,7 @@ def _log(trt: Any, verbose: bool) -> Any:
             self.lines: list[tuple[str, str]] = []
 
         def log(self, severity: Any, text: str) -> None:
-            # Severities fall: internal error 0, error 1, warning 2, info 3, verbose 4.
+            # Lower numbers are more severe: internal error 0, error 1, warning 2, info 3, verbose 4.
             if int(severity) <= int(least):
                 self.lines.append((str(severity).rsplit(".", maxsplit=1)[-1], text))
 
@@ -222,20 +235,22 @@ def _log(trt: Any, verbose: bool) -> Any:
 
 
 def _parser_errors(parser: Any) -> str:
+    """The parser's first errors, with the names of their nodes."""
     texts = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         name = error.node_name() if hasattr(error, "node_name") else f"node {error.node()}"
         texts.append(f"{name}: {error.desc()}")
-    return "; ".join(texts[:3]) or "no reason was given"
+    return "; ".join(texts[:3]) or "TensorRT gave no reason"
 
 
-def _why(graph: Path, log: Any, options: BuildOptions, version: str) -> str:
-    said = [text for severity, text in log.lines if severity in ("ERROR", "INTERNAL_ERROR")]
-    text = "; ".join(said[-3:]) or "no reason was given"
+def _build_error(graph: Path, log: Any, options: BuildOptions, version: str) -> str:
+    """The error message for a failed build."""
+    errors = [text for severity, text in log.lines if severity in ("ERROR", "INTERNAL_ERROR")]
+    text = "; ".join(errors[-3:]) or "TensorRT gave no reason"
     if any(word in text.lower() for word in OUT_OF_MEMORY):
         return (
-            f"there is too little memory to build {graph.name} with a workspace of {options.workspace >> 20} MB and up "
-            f"to {options.max_objects} objects: {text}; lower --workspace or --max-objects, or close other programs"
+            f"not enough memory to build {graph.name} with a workspace of {options.workspace >> 20} MB and up to "
+            f"{options.max_objects} objects: {text}; lower `workspace` or `max_objects`, or close other programs"
         )
     return f"TensorRT {version} cannot build {graph.name}: {text}"

@@ -1,4 +1,4 @@
-"""The engines of a bundle: all four graphs built, with sidecars, or nothing."""
+"""Engines of all four graphs of a bundle, written together with their sidecars, or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from etam_edge.bundle.engines import EnginePlatform, Sidecar, timing_cache_path,
 from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine
 
 GraphProgress = Callable[[str, str, int, int], None]
-"""Told a graph, a phase of its build, steps done and steps in all."""
+"""Called with a graph, a phase of its build, the steps done and the number of steps."""
 Inspect = Callable[[Path], int]
-"""Loads an engine file on the GPU and answers the bytes that it needs there to run."""
+"""Loads an engine file on the GPU and returns the bytes of device memory that it needs to run."""
 
 
 def build_engines(
@@ -32,14 +32,22 @@ def build_engines(
     """Build every graph of a bundle for one TensorRT and one GPU.
 
     Args:
-        trt: the module.
-        platform: what the engines will belong to.
-        inspect: tries each engine before it counts as built; None where there is no GPU to load it.
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        bundle: the bundle; the engines are written to it.
+        platform: TensorRT version and GPU of the engines.
+        options: of the build.
+        overwrite: replace existing engines of this platform.
+        inspect: loads each engine to check it; None if there is no GPU.
+        progress: called during the build.
+        cancelled: polled during the build; true ends it.
+
+    Returns:
+        the engines by graph.
 
     Raises:
-        InputError: engines are there already, or the bundle cannot be written.
-        ExportError: a graph cannot be built; nothing is left of the others.
-        KeyboardInterrupt: it was cancelled, in the same way.
+        InputError: engines exist already, or the bundle cannot be written.
+        ExportError: a graph cannot be built; no engine is written.
+        KeyboardInterrupt: the build was cancelled; no engine is written.
     """
     found: dict[str, Built] = {}
     timings = timing_cache_path(bundle, platform)
@@ -72,17 +80,18 @@ def build_engines(
             )
             path.with_suffix(".json").write_text(sidecar.to_json(), encoding="utf-8")
             if found[name].timing_cache:
-                _keep(timings, found[name].timing_cache)
+                _store_timings(timings, found[name].timing_cache)
     return found
 
 
 def _of(graph: str, progress: GraphProgress | None) -> Progress | None:
+    """The progress callback of one graph."""
     if progress is None:
         return None
     return lambda phase, done, steps: progress(graph, phase, done, steps)
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """Timings are kept even where a later graph fails: the next build is faster for them."""
+def _store_timings(path: Path, content: bytes) -> None:
+    """Write the timing cache. It is kept even if a later graph fails, and makes the next build faster."""
     with atomic_file(path) as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""What TensorRT made of a graph: layers and their types, read from a build's own log."""
+"""Layers of an engine and their types, read from the verbose log of its build."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Layer:
     """A layer of an engine.
 
     Attributes:
-        name: made of the nodes that were fused into it.
-        kind: TensorRT's word: "gemm", "correlation" (a convolution), "runtime_fusion" (attention, gemms with what
-            follows), "kgen" (generated pointwise code), "deconv" and others.
-        inputs: types that it reads, as TensorRT names them ("Half", "Float", "Int8").
-        types: of everything it touches.
+        name: composed of the names of the nodes that were fused to the layer.
+        kind: layer type in TensorRT's terms: "gemm", "correlation" (a convolution), "runtime_fusion" (attention, and
+            gemms fused with the operations after them), "kgen" (generated pointwise code), "deconv" and others.
+        inputs: types of its inputs, as TensorRT names them ("Half", "Float", "Int8").
+        types: types of all its tensors.
     """
 
     name: str
@@ -31,7 +31,11 @@ class Layer:
 
 
 def layers(log: Iterable[tuple[str, str]]) -> list[Layer]:
-    """Layers that a verbose build with detailed profiling printed, in order."""
+    """The layers in the log of a verbose build with detailed profiling, in order.
+
+    Args:
+        log: (severity, text) as in `Built.log`.
+    """
     found = []
     for _, text in log:
         for line in text.splitlines():
@@ -43,17 +47,17 @@ def layers(log: Iterable[tuple[str, str]]) -> list[Layer]:
 
 
 def count(found: Iterable[Layer]) -> Counter[tuple[str, str]]:
-    """How many layers of each kind compute in what, as of `computes_in`."""
+    """Number of layers by kind and type (`computes_in`)."""
     return Counter((layer.kind, computes_in(layer)) for layer in found)
 
 
 def multiplies(layer: Layer) -> bool:
-    """Whether it multiplies matrices: a gemm, a convolution, or attention, which may be generated code."""
+    """Whether a layer multiplies matrices: a gemm, a convolution, or attention, which may be generated code."""
     return layer.kind in MULTIPLYING or "_mha_" in layer.name
 
 
 def computes_in(layer: Layer) -> str:
-    """The narrowest type that a layer reads."""
+    """The narrowest type that a layer reads: "int8", "fp16", "fp32" or "other"."""
     for word, precision in (("Int8", "int8"), ("Half", "fp16"), ("Float", "fp32")):
         if word in layer.inputs:
             return precision

@@ -1,4 +1,4 @@
-"""CUDA as much of it as etam-edge needs: memory, streams, events and graphs, behind one small seam.
+"""The part of the CUDA driver API that etam-edge needs: memory, streams and graphs, behind one protocol (`Cuda`).
 
-PyCUDA or cuda-bindings stand behind it, whichever is installed. Nothing here touches a driver when it is imported.
+PyCUDA and cuda-bindings implement it, whichever is installed. Importing these modules does not load a driver.
 """

@@ -1,4 +1,4 @@
-"""CUDA through cuda-bindings, NVIDIA's own: a wheel that needs no compiler and knows CUDA graphs."""
+"""CUDA through NVIDIA's cuda-bindings. Its wheels need no compiler, and it supports CUDA graphs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etam_edge.runtimes.backends.cuda.driver import (
 )
 
 _MODULES = ("cuda.bindings.driver", "cuda.cuda")
-"""Where the driver API is: from 12.8 on, and before."""
+"""Modules of the driver API: from version 12.8 on, and before."""
 
 
 class BindingsDriver:
@@ -79,7 +79,7 @@ class BindingsDriver:
                 raise self._no_room(nbytes, "the GPU")
             self._check(status, f"allocate {nbytes} bytes")
             self._ask("clear memory", driver.cuMemsetD8, pointer, 0, nbytes)
-            # It ran on the default stream, for which other streams do not wait.
+            # The memory is cleared on the default stream, for which other streams do not wait.
             self._ask("clear memory", driver.cuCtxSynchronize)
         return int(pointer)
 
@@ -133,7 +133,7 @@ class BindingsDriver:
             self._ask(what, self._driver.cuMemcpyDtoDAsync, target, source, nbytes, stream)
 
     def begin_capture(self, stream: int) -> None:
-        # Of this thread: what other threads do on the GPU meanwhile must not break the recording.
+        # Thread-local: GPU work of other threads must not break the capture.
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         with self.current():
             self._ask("record a CUDA graph", self._driver.cuStreamBeginCapture, stream, mode)
@@ -159,10 +159,10 @@ class BindingsDriver:
     # --- parts ---
 
     def _ask(self, what: str, function: Any, *arguments: Any) -> Any:
-        """The answer of a call: its value, the values of several, or None.
+        """Call a function of the driver and return its result: one value, a list of several, or None.
 
         Raises:
-            CudaError: CUDA refused.
+            CudaError: the call failed.
         """
         status, *values = function(*arguments)
         self._check(status, what)
@@ -196,7 +196,7 @@ def import_bindings() -> Any:
 
 
 def _count(driver: Any) -> int:
-    """How many GPUs there are.
+    """Number of GPUs.
 
     Raises:
         RuntimeUnavailableError: there is no NVIDIA driver, or it does not start.
@@ -204,7 +204,7 @@ def _count(driver: Any) -> int:
     try:
         (status,) = driver.cuInit(0)
     except RuntimeError as error:
-        # Without libcuda the first call fails in the bindings themselves.
+        # Without libcuda, the first call of the bindings raises RuntimeError.
         raise no_driver(error) from error
     if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         return 0
@@ -216,5 +216,5 @@ def _count(driver: Any) -> int:
 
 def _text(driver: Any, status: Any) -> str:
     failed, text = driver.cuGetErrorString(status)
-    said = "" if int(failed) or not text else f"{bytes(text).decode(errors='replace')} "
-    return f"{said}(error {int(status)})"
+    description = "" if int(failed) or not text else f"{bytes(text).decode(errors='replace')} "
+    return f"{description}(error {int(status)})"

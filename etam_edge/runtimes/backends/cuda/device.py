@@ -1,4 +1,4 @@
-"""Memory of a CUDA device: what sessions hold there, and the way up and down."""
+"""Memory of a CUDA device: allocation, and copies between host and device."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from etam_edge.runtimes.backends.buffers import Buffer
 from etam_edge.runtimes.backends.cuda.driver import Cuda, HostMemory
 
 STAGING = 8 << 20
-"""Bytes of page-locked memory for each direction: two frames of 1024 px or one of 1920 x 1080, so that these never wait
-for room. Larger ones go in parts."""
+"""Bytes of page-locked staging memory for each direction. Two frames of 1024 px or one of 1920 x 1080 fit, so their
+upload never waits. Larger arrays are copied in parts."""
 _ALIGNMENT = 256
 
 
 class CudaDevice:
     """The `Device` protocol on one stream of a GPU.
 
-    All work is in order of the stream, so nothing waits but `download`, which gives an answer to the host, and an
-    upload that would overwrite what is still to be read.
+    All work runs in stream order. Only `download` waits, and an upload if the staging memory or the target is in use.
     """
 
     def __init__(self, cuda: Cuda) -> None:
@@ -32,25 +31,25 @@ class CudaDevice:
         self.stream = cuda.create_stream()
         self._up = cuda.allocate_host(STAGING, mapped=False)
         self._down = cuda.allocate_host(STAGING, mapped=False)
-        # Bytes of `_up` that may still be on their way to the device.
+        # Bytes of `_up` whose copy to the device may not be done yet.
         self._in_flight = 0
         weakref.finalize(self, _release, cuda, self.stream, self._up, self._down).atexit = False
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        """Device memory, zeroed, given back with the last buffer on it.
+        """Zeroed device memory, freed with the last buffer that refers to it.
 
         Raises:
-            CudaError: there is no room.
+            CudaError: not enough memory.
         """
         kind = np.dtype(dtype)
         address = self.cuda.allocate(math.prod(shape) * kind.itemsize)
         return Buffer(address, tuple(shape), kind, _DeviceMemory(self, address))
 
     def shared(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        """As `empty`; on a GPU that shares the CPU's memory, host memory that the device sees, so nothing is copied.
+        """As `empty`; on an integrated GPU, host memory mapped for the device, which needs no copies.
 
         Raises:
-            CudaError: there is no room.
+            CudaError: not enough memory.
         """
         if not self.cuda.gpu.integrated:
             return self.empty(shape, dtype)
@@ -62,7 +61,7 @@ class CudaDevice:
         assert (array.shape, array.dtype) == (target.shape, target.dtype)
         array = np.ascontiguousarray(array)
         if isinstance(target.owner, _MappedMemory):
-            # The device may still read what lies there.
+            # The device may still read the current content.
             self.synchronize()
             ctypes.memmove(target.owner.on_host(target.address), array.ctypes.data, array.nbytes)
             return
@@ -90,16 +89,16 @@ class CudaDevice:
         self.cuda.on_device(target.address, source.address, source.nbytes, self.stream)
 
     def synchronize(self) -> None:
-        """Wait for all that the device was given to do.
+        """Wait until all work of the stream is done.
 
         Raises:
-            CudaError: something of it failed.
+            CudaError: some of it failed.
         """
         self.cuda.synchronize(self.stream)
         self._in_flight = 0
 
     def _stage(self, size: int) -> int:
-        """Page-locked memory that nothing in flight needs."""
+        """Address of free staging memory; waits for the stream if there is not enough."""
         if self._in_flight + size > STAGING:
             self.synchronize()
         place = self._up.address + self._in_flight
@@ -108,7 +107,7 @@ class CudaDevice:
 
 
 class _DeviceMemory:
-    """Frees device memory with the last buffer on it. It keeps the device, so that the stream outlives the memory."""
+    """Frees device memory when garbage collected. Refers to the device, so that the stream outlives the memory."""
 
     def __init__(self, device: CudaDevice, address: int) -> None:
         self.device = device
@@ -116,7 +115,7 @@ class _DeviceMemory:
 
 
 class _MappedMemory:
-    """Host memory that the device sees, freed with the last buffer on it."""
+    """Mapped host memory, freed when it is garbage collected."""
 
     def __init__(self, device: CudaDevice, memory: HostMemory) -> None:
         self.device = device
@@ -140,6 +139,6 @@ def _free_mapped(cuda: Cuda, stream: int, memory: HostMemory) -> None:
 
 
 def _quietly(function: Callable[..., None], *arguments: object) -> None:
-    """Free something. After an error of the GPU nothing can be freed, and the error has been reported already."""
+    """Free a resource and ignore CUDA errors: after an error of the GPU nothing can be freed, and it was reported."""
     with suppress(CudaError):
         function(*arguments)

@@ -1,4 +1,4 @@
-"""The seam: what runtimes and exporters ask of CUDA."""
+"""The `Cuda` protocol: the operations that backends and exporters need, and the errors that its drivers share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Gpu:
     Attributes:
         name: for example "Orin" or "NVIDIA A100-SXM4-40GB".
         compute_capability: (major, minor).
-        memory: bytes in all.
-        integrated: whether it shares the CPU's memory, as on a Jetson.
+        memory: total bytes.
+        integrated: whether the GPU shares the CPU's memory, as on a Jetson.
     """
 
     name: str
@@ -33,10 +33,10 @@ class HostMemory:
     """Page-locked host memory.
 
     Attributes:
-        address: on the host.
-        device_address: on the device, or 0 where it is not mapped.
-        nbytes: its size.
-        owner: what keeps it alive.
+        address: address on the host.
+        device_address: address on the device, or 0 if the memory is not mapped.
+        nbytes: size in bytes.
+        owner: an object that keeps the memory alive.
     """
 
     address: int
@@ -46,94 +46,102 @@ class HostMemory:
 
 
 class Cuda(Protocol):
-    """One GPU in its primary context, which is the one that TensorRT and torch use too.
+    """One GPU in its primary context, the context that TensorRT and torch use as well.
 
-    Addresses and handles are plain integers. Any thread may call; each call makes the context current for itself.
-    Calls raise `CudaError` where CUDA refuses, and that may be about earlier work of the same stream.
+    Addresses and handles are plain integers. Methods can be called from any thread; each makes the context current for
+    the duration of the call. A method raises `CudaError` if CUDA reports an error, which may be one of earlier work on
+    the same stream.
     """
 
     name: str
-    """Of the package behind it."""
+    """Name of the Python package."""
     gpu: Gpu
     can_capture: bool
-    """Whether the package behind it knows CUDA graphs."""
+    """Whether the package supports CUDA graphs."""
 
     def current(self) -> AbstractContextManager[None]:
-        """Within it the calling thread has the context: for libraries that expect to find one, as TensorRT does."""
+        """Make the context current in the calling thread, for libraries that expect one, such as TensorRT."""
 
     def allocate(self, nbytes: int) -> int:
-        """Device memory, zeroed; its address, a multiple of 256. It is there until `free`.
+        """Allocate zeroed device memory and return its address, a multiple of 256. Valid until freed.
 
         Raises:
-            CudaError: there is no room; how much was wanted and how much is free is said.
+            CudaError: not enough memory; the message names the requested and the free size.
         """
 
     def free(self, address: int) -> None:
-        """Give device memory back, once the device has finished all that it was given to do."""
+        """Free device memory. The call waits until the device has finished all work."""
 
     def allocate_host(self, nbytes: int, mapped: bool) -> HostMemory:
-        """Page-locked host memory, zeroed; `mapped` into the device's address space too.
+        """Allocate zeroed page-locked host memory; with `mapped`, also mapped into the device's address space.
 
         Raises:
-            CudaError: there is no room.
+            CudaError: not enough memory.
         """
 
-    def free_host(self, memory: HostMemory) -> None: ...
+    def free_host(self, memory: HostMemory) -> None:
+        """Free page-locked host memory."""
 
     def create_stream(self) -> int:
-        """Handle of a stream that does not wait for the default one."""
+        """Create a stream that does not synchronise with the default stream, and return its handle."""
 
-    def destroy_stream(self, stream: int) -> None: ...
+    def destroy_stream(self, stream: int) -> None:
+        """Destroy a stream."""
 
     def synchronize(self, stream: int) -> None:
-        """Wait for all work of a stream."""
+        """Wait until all work of a stream is done."""
 
     def to_device(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """Copy from page-locked host memory, in order of the stream; the source has to stay as it is until then."""
+        """Enqueue a copy from page-locked host memory. The source must not change before the copy is done."""
 
     def to_host(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """Copy to page-locked host memory, in order of the stream; it is there after `synchronize`."""
+        """Enqueue a copy to page-locked host memory. The data is valid after `synchronize`."""
 
     def on_device(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """Copy within the device, in order of the stream."""
+        """Enqueue a copy within the device."""
 
     def begin_capture(self, stream: int) -> None:
-        """From here to `end_capture`, what comes on the stream is recorded and not run."""
+        """Start capturing: until `end_capture`, work on the stream is recorded instead of run."""
 
     def end_capture(self, stream: int) -> int:
-        """Handle of the graph that was recorded, ready to launch, or 0 where the recording failed."""
+        """End capturing and return the handle of an executable graph, or 0 if capturing failed."""
 
     def launch(self, graph: int, stream: int) -> None:
-        """Run a recorded graph, in order of the stream."""
+        """Enqueue an executable graph."""
 
-    def destroy_graph(self, graph: int) -> None: ...
+    def destroy_graph(self, graph: int) -> None:
+        """Destroy an executable graph."""
 
 
 class PackageMissingError(RuntimeUnavailableError):
-    """The package behind a driver is not installed, or does not import; another may serve."""
+    """The Python package of a driver is not installed or cannot be imported; another package may be."""
 
 
 def no_driver(reason: object) -> RuntimeUnavailableError:
-    said = str(reason).split(". ")[0]
+    """The error for a missing or broken NVIDIA driver."""
+    first_sentence = str(reason).split(". ")[0]
     return RuntimeUnavailableError(
-        f"there is no NVIDIA driver that works on this machine ({said}); install it, or use runtime='onnxruntime'"
+        f"there is no NVIDIA driver that works on this machine ({first_sentence}); install it, or use "
+        "runtime='onnxruntime'"
     )
 
 
 def refused(what: str, reason: object) -> CudaError:
+    """The error for a failed call of the driver. `what` completes "CUDA refused to"."""
     return CudaError(
-        f"CUDA refused to {what}: {reason}; start the program again, and if it comes back, look at the driver's log "
+        f"CUDA refused to {what}: {reason}; start the program again, and if it fails again, read the driver's log "
         "(dmesg)"
     )
 
 
 def no_room(nbytes: int, where: str, free: int | None, total: int) -> CudaError:
-    """
+    """The error for a failed allocation.
+
     Args:
-        nbytes: wanted.
+        nbytes: requested size.
         where: "the GPU" or "page-locked host memory".
-        free: bytes, where they are known.
-        total: bytes of the GPU.
+        free: free bytes of the GPU, or None if unknown.
+        total: total bytes of the GPU.
     """
     left = "" if free is None else f", {_mb(free)} of the GPU's {_mb(total)} are free"
     return CudaError(
@@ -143,9 +151,10 @@ def no_room(nbytes: int, where: str, free: int | None, total: int) -> CudaError:
 
 
 def check_index(index: int, count: int) -> None:
-    """
+    """Refuse the index of a GPU that does not exist.
+
     Raises:
-        RuntimeUnavailableError: there is no GPU of this index.
+        RuntimeUnavailableError: there is no GPU, or none with this index.
     """
     if count == 0:
         raise RuntimeUnavailableError(

@@ -1,4 +1,4 @@
-"""Which package stands behind the seam."""
+"""The choice of the Python package that gives access to CUDA."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ PACKAGES = ("pycuda", "cuda-bindings")
 
 
 def open_cuda(index: int = 0, packages: tuple[str, ...] = PACKAGES) -> Cuda:
-    """A GPU in its primary context, through the first of the packages that is installed.
+    """Open a GPU in its primary context, with the first package that is installed.
 
     Args:
         index: of the GPU, counted from 0.
-        packages: to try, in this order, of PACKAGES.
+        packages: names of PACKAGES, tried in this order.
 
     Raises:
         RuntimeUnavailableError: no package is installed, there is no NVIDIA driver, or there is no such GPU.
-        CudaError: the GPU is there and does not start.
+        CudaError: the GPU exists and cannot be used.
     """
     broken = []
     for package in packages:

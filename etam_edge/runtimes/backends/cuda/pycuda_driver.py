@@ -1,7 +1,7 @@
-"""CUDA through PyCUDA, as JetPack's users have it.
+"""CUDA through PyCUDA, which is common on Jetsons.
 
-The primary context is retained and pushed for each call: `pycuda.autoinit` would make a context of its own, which
-neither TensorRT nor torch would find, and a context that stays pushed makes PyCUDA abort when its thread ends.
+The primary context is retained, and pushed for each call. `pycuda.autoinit` would create another context, which
+TensorRT and torch do not use; and PyCUDA aborts when a thread ends whose context is still pushed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from etam_edge.runtimes.backends.cuda.driver import (
 )
 
 _NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING, for which PyCUDA has no name."""
+"""CU_STREAM_NON_BLOCKING; PyCUDA has no name for it."""
 
 
 class PyCudaDriver:
-    """The `Cuda` protocol over PyCUDA. It knows no CUDA graphs.
+    """The `Cuda` protocol over PyCUDA, which does not support CUDA graphs.
 
     Args:
         index: of the GPU.
@@ -65,7 +65,7 @@ class PyCudaDriver:
             memory=int(device.total_memory()),
             integrated=bool(device.get_attribute(driver.device_attribute.INTEGRATED)),
         )
-        # PyCUDA frees what its objects hold when they go, so they are kept by address and handle.
+        # PyCUDA frees resources when their objects are garbage collected, so the objects are kept here.
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
@@ -93,7 +93,7 @@ class PyCudaDriver:
                 raise self._no_room(nbytes, "the GPU") from error
             address = int(allocation)
             driver.memset_d8(address, 0, nbytes)
-            # It ran on the default stream, for which other streams do not wait.
+            # The memory is cleared on the default stream, for which other streams do not wait.
             driver.Context.synchronize()
         self._allocations[address] = allocation
         return address
@@ -125,7 +125,7 @@ class PyCudaDriver:
 
     def destroy_stream(self, stream: int) -> None:
         with self._asked_to("destroy a stream"):
-            # PyCUDA destroys it with its object, for which the context has to be current.
+            # PyCUDA destroys the stream with its object; the context has to be current for that.
             del self._streams[stream]
 
     def synchronize(self, stream: int) -> None:
@@ -172,7 +172,7 @@ def import_pycuda() -> Any:
 
     Raises:
         PackageMissingError: PyCUDA is not installed or does not import.
-        RuntimeUnavailableError: it is, and there is no NVIDIA driver.
+        RuntimeUnavailableError: it is installed, and there is no NVIDIA driver.
     """
     try:
         return importlib.import_module("pycuda.driver")
@@ -185,5 +185,5 @@ def import_pycuda() -> Any:
 
 
 def _host(address: int, nbytes: int) -> Any:
-    """Host memory as PyCUDA takes it: an object with a buffer."""
+    """Host memory as an object with the buffer protocol, which PyCUDA needs."""
     return (ctypes.c_byte * nbytes).from_address(address)

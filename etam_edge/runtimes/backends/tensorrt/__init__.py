@@ -1,1 +1,1 @@
-"""TensorRT engines, run on the CUDA driver's own calls."""
+"""The TensorRT backend: engines of TensorRT and TensorRT for RTX, on the CUDA driver API."""

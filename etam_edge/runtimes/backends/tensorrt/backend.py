@@ -1,7 +1,7 @@
-"""The TensorRT backend: all that a stream remembers stays on the GPU, and tensors are bound where they lie.
+"""The TensorRT backend. The memory of all objects stays on the GPU, and engines read and write it in place.
 
-A frame and a few numbers go up, answers come down; everything is in order of one stream. TensorRT finds its tensors by
-name and address (`set_tensor_address`, `execute_async_v3`), so the memory bank is read in place.
+Per frame, the frame and a few integers are uploaded, and results are downloaded; all work runs on one stream. Tensors
+are bound by name and address (`set_tensor_address`, `execute_async_v3`), so the memory bank is never copied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from etam_edge.runtimes.backends.tensorrt.cuda_graphs import CudaGraphs
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import MODULES, import_tensorrt, platform_here
 
 ALIGNMENT = 256
-"""What TensorRT's kernels count on, as every allocation has it."""
+"""Alignment in bytes that TensorRT's kernels require; allocations have it."""
 _TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -36,21 +36,21 @@ _TYPES = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-"""By name, since `trt.nptype` asks NumPy for types that it no longer has."""
+"""NumPy types by the names of TensorRT's types; `trt.nptype` uses names that newer NumPy does not have."""
 
 
 class TensorRTBackend:
     """The four graphs of a bundle in TensorRT, or in TensorRT for RTX.
 
     Args:
-        bundle: checked on load, with engines that `etam-edge build` made for this GPU and this TensorRT.
+        bundle: a bundle with engines that `etam-edge build` wrote for this GPU and this TensorRT.
         cuda: the GPU.
         trt: the module `tensorrt` or `tensorrt_rtx`.
-        cuda_graphs: record calls as CUDA graphs where the CUDA package can, and launch those.
+        cuda_graphs: capture calls as CUDA graphs if the CUDA package supports it.
 
     Raises:
         BundleError: there are no engines, or they are damaged, or of another GPU, TensorRT or graph.
-        CudaError: TensorRT cannot load them, or there is no room.
+        CudaError: TensorRT cannot load the engines, or there is not enough memory.
     """
 
     def __init__(self, bundle: Bundle, cuda: Cuda, trt: Any, cuda_graphs: bool = True) -> None:
@@ -67,11 +67,11 @@ class TensorRTBackend:
         self._graphs = CudaGraphs(cuda, self._device.stream, enabled=cuda_graphs)
         self._loaded: dict[str, _LoadedGraph] = {}
         self._runtime: list[Any] = []
-        # Also where loading fails half-way: what has been loaded goes, in this order.
+        # If loading fails half-way, this releases in the right order what was loaded.
         self._release = weakref.finalize(self, _release, self._device, self._graphs, self._loaded, self._runtime)
         self._release.atexit = False
         with cuda.current():
-            # A list is cleared from its end: the runtime goes before the logger that it writes to.
+            # A list is cleared from its end, so the runtime is released before its logger.
             self._runtime += [self._log, trt.Runtime(self._log)]
             for name in GRAPH_NAMES:
                 signature = bundle.manifest.graphs[name].signature
@@ -100,11 +100,11 @@ class TensorRTBackend:
             )
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        """Enqueue one graph; what goes wrong on the GPU itself comes up with the next download.
+        """Enqueue one graph. Errors on the GPU itself are raised by the next download.
 
         Raises:
             InputError: more objects than the engines take.
-            CudaError: TensorRT or CUDA refused.
+            CudaError: TensorRT or CUDA reported an error.
         """
         loaded = self._loaded.get(graph)
         if loaded is None:
@@ -115,19 +115,19 @@ class TensorRTBackend:
         stream = self._device.stream
         with self._cuda.current():
             if loaded.count != count:
-                # A recorded graph belongs to the shapes that its execution context had.
+                # A captured graph is valid for the shapes of its execution context only.
                 self._graphs.forget(graph)
                 loaded.resize(count)
             key = (graph, *(tensors[name].address for name in loaded.tensors))
             self._graphs.run(key, lambda: loaded.enqueue(tensors, stream))
 
     def close(self) -> None:
-        """Free the engines and recorded graphs now, not when the last reference goes. Sessions end with it."""
+        """Free engines and captured graphs now instead of on garbage collection. Sessions cannot be used afterwards."""
         self._release()
 
 
 class _LoadedGraph:
-    """One engine with its execution context, which holds its working memory from the start."""
+    """One engine and its execution context, which allocates its working memory when it is created."""
 
     def __init__(
         self, name: str, executable: Any, signature: GraphSignature, device: CudaDevice, max_objects: int, log: Any
@@ -144,7 +144,7 @@ class _LoadedGraph:
         self._inputs = signature.inputs
         self._output_names = {tensor.name for tensor in signature.outputs}
         self.count = 0
-        # Rows of narrow tensors do not lie where TensorRT wants them: they go by way of an aligned place.
+        # Rows of narrow tensors may not be aligned as TensorRT requires: they are copied through aligned memory.
         self._places = {
             tensor.name: device.empty(tensor.sized(max_objects), tensor.dtype)
             for tensor in self.tensors.values()
@@ -152,7 +152,7 @@ class _LoadedGraph:
         }
 
     def objects(self, tensors: Mapping[str, Buffer]) -> int:
-        """How many objects a call has. Every tensor is held to its shape and type for that number."""
+        """The number of objects of a call. Asserts that every tensor has the shape and type for that number."""
         assert tensors.keys() == self.tensors.keys(), (tensors.keys(), self.tensors.keys())
         count = next((tensors[tensor.name].shape[0] for tensor in self._inputs if OBJECTS in tensor.shape), 1)
         for name, tensor in self.tensors.items():
@@ -161,6 +161,7 @@ class _LoadedGraph:
         return count
 
     def resize(self, count: int) -> None:
+        """Set the input shapes for a number of objects."""
         self.count = 0
         for tensor in self._inputs:
             if OBJECTS in tensor.shape and not self._context.set_input_shape(tensor.name, tensor.sized(count)):
@@ -168,7 +169,7 @@ class _LoadedGraph:
         self.count = count
 
     def enqueue(self, tensors: Mapping[str, Buffer], stream: int) -> None:
-        """Put a call on the stream, on tensors at these addresses."""
+        """Enqueue a call on tensors at these addresses."""
         moved = {name: buffer for name, buffer in tensors.items() if self._place(name, buffer) is not buffer}
         for name, buffer in moved.items():
             if name not in self._output_names:
@@ -193,24 +194,24 @@ class _LoadedGraph:
 
 
 def load_tensorrt(bundle: Bundle, flavour: str) -> TensorRTBackend:
-    """The bundle's engines on this machine's first GPU.
+    """Load a bundle's engines on the first GPU of this machine.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
 
     Raises:
         RuntimeUnavailableError: TensorRT, a CUDA package, a driver or a GPU is missing.
-        BundleError: there are no engines, or they do not serve here.
+        BundleError: there are no engines for this GPU and this TensorRT.
         CudaError: they cannot be loaded.
     """
     return TensorRTBackend(bundle, trt=import_tensorrt(flavour), cuda=open_cuda())
 
 
 def best_tensorrt(bundle: Bundle) -> TensorRTBackend | None:
-    """The bundle's engines where they can run here, else None.
+    """The bundle's engines if they can run on this machine, else None.
 
-    Nothing is imported for a bundle that has no engines. Where TensorRT and a GPU are there and the engines do not
-    serve, a warning is logged: it runs much slower than it was built to.
+    Nothing is imported for a bundle without engines. If there are TensorRT and a GPU but the engines do not fit them, a
+    warning is logged, because ONNX Runtime is much slower.
     """
     if not (bundle.path / FOLDER).is_dir():
         return None
@@ -228,7 +229,7 @@ def best_tensorrt(bundle: Bundle) -> TensorRTBackend | None:
 
 
 def _release(device: CudaDevice, graphs: CudaGraphs, loaded: dict[str, _LoadedGraph], runtime: list[Any]) -> None:
-    """Nothing is freed that the GPU still works with; contexts go before engines, engines before the runtime."""
+    """Wait for the GPU, then release contexts before engines, and engines before the runtime."""
     try:
         with device.cuda.current():
             try:
@@ -238,15 +239,16 @@ def _release(device: CudaDevice, graphs: CudaGraphs, loaded: dict[str, _LoadedGr
                 loaded.clear()
                 runtime.clear()
     except EtamError:
-        # After an error of the GPU nothing can be freed, and the error has been reported already.
+        # After an error of the GPU nothing can be freed, and the error was reported already.
         loaded.clear()
         runtime.clear()
 
 
 def _check_signature(trt: Any, executable: Any, signature: GraphSignature, path: Path) -> None:
-    """
+    """Compare the inputs and outputs of an engine with those of the graph.
+
     Raises:
-        BundleError: the engine's tensors are not the graph's.
+        BundleError: they differ.
     """
     found = set()
     for index in range(executable.num_io_tensors):
@@ -262,7 +264,7 @@ def _check_signature(trt: Any, executable: Any, signature: GraphSignature, path:
     if found != wanted:
         differing = sorted({name for name, *_ in found ^ wanted})
         raise BundleError(
-            f"{path} does not read and write what the bundle's graph does ({', '.join(differing)}); build the engines "
+            f"{path} has other inputs or outputs than the bundle's graph ({', '.join(differing)}); build the engines "
             f"again with: etam-edge build {path.parents[2]} --overwrite"
         )
 
@@ -276,7 +278,7 @@ def _rebuild(bundle: Bundle) -> str:
 
 
 def _make_log(trt: Any) -> Any:
-    """A logger that keeps TensorRT's last errors, to be told with the call that failed."""
+    """A logger that keeps TensorRT's last errors, for the message of the call that failed."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -288,9 +290,9 @@ def _make_log(trt: Any) -> Any:
                 self.lines.append(" ".join(text.split()))
 
         def last(self) -> str:
-            """What was said last; it is said once."""
-            said = list(self.lines)[-3:]
+            """The last errors, which are then forgotten."""
+            errors = list(self.lines)[-3:]
             self.lines.clear()
-            return "; ".join(said) or "it gave no reason"
+            return "; ".join(errors) or "it gave no reason"
 
     return Log()

@@ -1,4 +1,4 @@
-"""Calls recorded as CUDA graphs: one launch in place of the many that a network takes."""
+"""Calls captured as CUDA graphs: one launch instead of one for every kernel."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ from etam_edge.errors import CudaError
 from etam_edge.runtimes.backends.cuda.driver import Cuda
 
 LIMIT = 64
-"""Recorded calls that are kept. One session makes a few; those of sessions that have ended go first."""
+"""Largest number of captured calls. A session has a few; the least recently used ones are dropped first."""
 _WARM, _PLAIN = 0, -1
 
 Key = tuple[Any, ...]
-"""Name of a network, then the addresses that it was bound to: a recording holds those, and serves no others."""
+"""Name of a network and the addresses of its tensors. A captured call is valid for these addresses only."""
 
 
 class CudaGraphs:
-    """Runs calls plainly the first time, records them the second, and launches the recording from then on.
+    """Runs a call directly the first time, captures it the second time, and launches the captured graph from then on.
 
-    The first run lets a library load its kernels, which cannot be recorded. A call that cannot be recorded is run
-    plainly for good.
+    During the first run, libraries load their kernels, which cannot be captured. A call that cannot be captured is
+    always run directly.
+
+    Args:
+        cuda: the GPU.
+        stream: handle of the stream.
+        enabled: False runs every call directly.
     """
 
     def __init__(self, cuda: Cuda, stream: int, enabled: bool) -> None:
         self._cuda, self._stream = cuda, stream
         self._enabled = enabled and cuda.can_capture
-        # A graph's handle, or what is to be done in its place; the call used last at the end.
+        # Handle of a graph, or _WARM or _PLAIN, in order of last use.
         self._known: OrderedDict[Key, int] = OrderedDict()
 
     def run(self, key: Key, enqueue: Callable[[], None]) -> None:
-        """
+        """Run a call.
+
         Args:
-            key: what the call is bound to.
-            enqueue: puts the call on the stream.
+            key: name and addresses of the call.
+            enqueue: enqueues the call on the stream.
 
         Raises:
-            CudaError: it failed.
+            CudaError: the call failed.
         """
         if not self._enabled:
             enqueue()
@@ -63,20 +69,22 @@ class CudaGraphs:
             self._destroy([self._known.popitem(last=False)[1]])
 
     def forget(self, name: str) -> None:
-        """The recordings of a network no longer hold."""
+        """Drop the captured calls of a network."""
         self._destroy([self._known.pop(key) for key in list(self._known) if key[0] == name])
 
     def clear(self) -> None:
+        """Drop all captured calls."""
         self._destroy(list(self._known.values()))
         self._known.clear()
 
     def _record(self, enqueue: Callable[[], None]) -> int:
+        """Capture a call: the handle of its graph, or _PLAIN if it cannot be captured."""
         try:
             self._cuda.begin_capture(self._stream)
         except CudaError:
             return _PLAIN
         collecting = gc.isenabled()
-        # Memory must not be freed while this thread records, and collected sessions free theirs.
+        # Memory must not be freed while this thread captures, and garbage collection of sessions frees memory.
         gc.disable()
         try:
             enqueue()
@@ -94,7 +102,7 @@ class CudaGraphs:
     def _destroy(self, states: list[int]) -> None:
         graphs = [state for state in states if state > 0]
         if graphs:
-            # One of them may be running.
+            # One of the graphs may be running.
             self._cuda.synchronize(self._stream)
         for graph in graphs:
             self._cuda.destroy_graph(graph)

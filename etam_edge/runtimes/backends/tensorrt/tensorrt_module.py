@@ -1,4 +1,4 @@
-"""TensorRT's Python module, and what belongs to it and to a GPU."""
+"""The Python module of TensorRT, and the platform of engines that it can run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ INSTALL = {
 
 
 def import_tensorrt(flavour: str = TENSORRT) -> ModuleType:
-    """The module of TensorRT, or of TensorRT for RTX.
+    """Import TensorRT or TensorRT for RTX.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
 
     Raises:
-        RuntimeUnavailableError: it is not installed, does not import, or is too old.
+        RuntimeUnavailableError: it is not installed, cannot be imported, or is too old.
     """
     name = MODULES[flavour]
     try:
@@ -42,7 +45,7 @@ def import_tensorrt(flavour: str = TENSORRT) -> ModuleType:
 
 
 def platform_here(flavour: str, trt: Any, gpu: Gpu) -> EnginePlatform:
-    """What engines have to be of, to run with this module on this GPU."""
+    """The platform of engines that run with this module on this GPU."""
     name = "any" if flavour == TENSORRT_RTX else gpu.name
     return EnginePlatform(flavour, str(trt.__version__), name, gpu.compute_capability)
 
