@@ -58,13 +58,13 @@ RETURNS = {
     "ICudaEngine.create_execution_context": "IExecutionContext",
     "ICudaEngine.create_engine_inspector": "EngineInspector",
 }
-"""The class that a method or property answers."""
+"""The class that a method or property returns."""
 
 TENSORRTS = {"8.6", "10.3", "10.13", "10.16", "11.4"}
 NEWEST = {"11.4", "rtx"}
 WITHOUT: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     (
-        "types are told layer by layer (is_weakly_typed), networks have an explicit batch",
+        "types are constrained layer by layer (is_weakly_typed), networks have an explicit batch",
         {"8.6"},
         ("NetworkDefinitionCreationFlag.STRONGLY_TYPED",),
     ),
