@@ -111,7 +111,7 @@ def test_a_recording_is_read_again_and_held_to_its_bundle(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda path: (path / MANIFEST).unlink(), "is no recording"),
+        (lambda path: (path / MANIFEST).unlink(), "is not a recording"),
         (lambda path: (path / MANIFEST).write_text("{"), "is damaged"),
         (lambda path: (path / MANIFEST).write_text('{"schema": 99}'), "has schema version 99"),
         (lambda path: (path / MANIFEST).write_text('{"schema": 1, "samples": {}}'), "is damaged"),
