@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,9 +12,11 @@ import numpy as np
 from benchmarks.session_options import load_bundle
 from benchmarks.settings import Advance, Part, Settings, counted
 from benchmarks.tables import table
-from etam_edge.benchmark.clip import drawn_clip
+from etam_edge.benchmark.clip import TimedFrame, drawn_clip
 from etam_edge.benchmark.result import INTERVAL, RESAMPLES
 from etam_edge.benchmark.stages import TimedStream
+from etam_edge.media.playback import PlayedFrame, play
+from etam_edge.media.prompt_plan import PromptPlan
 from etam_edge.runtimes.tracker import Tracker
 
 MODELS = ("etam_nano", "efficienttam_ti_512x512")
@@ -101,16 +103,22 @@ def measure(
     track: dict[int, list[float]] = {count: [] for count in COUNTS}
     encode: dict[int, list[float]] = {count: [] for count in COUNTS}
     whole: dict[int, list[float]] = {count: [] for count in COUNTS}
-    frame_of = clip.frames()
-    for index in range(frames):
-        pixels = next(frame_of).pixels
-        for count in COUNTS if index % 2 == 0 else reversed(COUNTS):
-            spent, stages = streams[count].track(pixels, clip.prompts(count) if index == 0 else None)
-            if index >= warm_up:
+
+    def runner(count: int) -> Callable[[PlayedFrame[TimedFrame]], None]:
+        def run(played: PlayedFrame[TimedFrame]) -> None:
+            # Each stream has another number of objects, so prompts are not planned for all of them together.
+            prompts = clip.prompts(count) if played.index == 0 else None
+            spent, stages = streams[count].track(played.pixels, prompts)
+            if played.index >= warm_up:
                 track[count].append(stages["track"])
                 encode[count].append(stages["encode"])
                 whole[count].append(spent)
             advance(f"{count} in turn")
+
+        return run
+
+    for _ in play(clip.frames(), PromptPlan([]), [runner(count) for count in COUNTS], frames):
+        pass
     return track, encode, whole
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 from benchmarks.session_options import load_bundle
 from benchmarks.settings import Part, Settings, counted
 from benchmarks.tables import table
-from etam_edge import Tracker
+from etam_edge import Tracker, follow
 from etam_edge.benchmark.clip import drawn_clip
 from etam_edge.recipe import FP32, INT8
 
@@ -58,8 +58,8 @@ def profile(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
     session = tracker.start_session(max_objects=1)
     frames = settings.warm_up + settings.frames
     with counted(f"{path.name}, profile", frames) as advance:
-        for index, frame in zip(range(frames), clip.frames(), strict=False):
-            session.track(frame.pixels, clip.prompts(1) if index == 0 else None)
+        pixels = (frame.pixels for frame in clip.frames())
+        for _ in follow(session, pixels, prompts=clip.prompts(1), max_frames=frames):
             advance("frames")
     files = {name: Path(one.end_profiling()) for name, one in tracker.backend._sessions.items()}  # type: ignore[attr-defined]
     found = {graph: by_operator(json.loads(files[graph].read_text()), settings.frames) for graph in GRAPHS}

@@ -36,7 +36,9 @@ from etam_edge.exporters.export import export_bundle
 from etam_edge.exporters.graphs.camera import FrameResize, MaskEnlarge
 from etam_edge.exporters.graphs.tracing import export_graph
 from etam_edge.media.datasets import Clip, find_clips
+from etam_edge.media.playback import PlayedFrame, play
 from etam_edge.media.scaled import scaled_clip
+from etam_edge.media.sources import NamedFrame
 from etam_edge.model import EfficientTAM
 from etam_edge.runtimes.resample import resize_bilinear, resize_frame
 from etam_edge.runtimes.resizing import EXACT, FAST, ExactResizing, FastResizing
@@ -151,37 +153,35 @@ class Runner:
 
     Args:
         tracker: a bundle.
-        clip: for the number of objects.
+        clip: to track, for its number of objects.
         form: how frames are resized, where the runtime has no such way.
         resize: the runtime's way.
     """
 
     def __init__(self, tracker: Tracker, clip: Clip, form: Resize | None = None, resize: str = EXACT) -> None:
         self._session = tracker.start_session(max_objects=len(clip.plan.object_ids), resize=resize)
-        self._clip = clip
         if form is not None:
             self._session._resizing = _Emulated(form)
 
-    def step(self, index: int, frame: np.ndarray) -> FrameResult:
-        return self._session.track(frame, prompts=self._clip.plan.prompts(index))
+    def step(self, played: PlayedFrame[NamedFrame]) -> FrameResult:
+        return self._session.track(played.pixels, prompts=played.prompts)
 
 
 def compare_masks(plain: Tracker, camera: Tracker, clip: Clip, frames: int) -> list[str]:
     """For every form: mean and smallest IoU with the masks of the reference's resize, after the prompted frame."""
-    reference = Runner(plain, clip)
-    others = [
+    runners = [
+        Runner(plain, clip),
         Runner(plain, clip, linear),
         Runner(plain, clip, pooled),
         Runner(plain, clip, resize=FAST),
         Runner(camera, clip),
     ]
-    found: list[list[float]] = [[] for _ in others]
-    for index, frame in enumerate(islice(clip.frames, frames)):
-        wanted = reference.step(index, frame.pixels).masks
+    found: list[list[float]] = [[] for _ in runners[1:]]
+    for played, (reference, *others) in play(clip.frames, clip.plan, [runner.step for runner in runners], frames):
+        if not played.index:
+            continue
         for values, other in zip(found, others, strict=True):
-            masks = other.step(index, frame.pixels).masks
-            if index:
-                values += [_iou(*pair) for pair in zip(masks, wanted, strict=True)]
+            values += [_iou(*pair) for pair in zip(other.masks, reference.masks, strict=True)]
     return [f"{np.mean(values):.4f} / {min(values):.3f}" for values in found]
 
 

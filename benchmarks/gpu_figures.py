@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,7 +38,10 @@ from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import CudaError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.media import crossing
-from etam_edge.runtimes.backends.buffers import Buffer
+from etam_edge.media.playback import PlayedFrame, play
+from etam_edge.media.prompt_plan import PromptPlan
+from etam_edge.media.sources import NamedFrame
+from etam_edge.runtimes import observer
 from etam_edge.runtimes.backends.cuda.driver import Cuda
 from etam_edge.runtimes.backends.cuda.open import open_cuda
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
@@ -120,8 +124,8 @@ class EngineRunner:
     def __init__(self, tracker: Tracker, staged: bool = False) -> None:
         self._backend: Any = tracker.backend
         self.clock = Clock(self.wait) if staged else None
-        backend = self._backend if self.clock is None else _StagedBackend(self._backend, self.clock)
-        self._session = Tracker(tracker.bundle, backend).start_session(max_objects=1)
+        marks = None if self.clock is None else _StageMarks(self.clock)
+        self._session = tracker.start_session(max_objects=1, observer=marks)
 
     def step(self, frame: np.ndarray, prompted: bool) -> np.ndarray:
         mask = self._session.track(frame, {1: _click(frame)} if prompted else None).masks[0]
@@ -137,35 +141,20 @@ class EngineRunner:
         self._backend.close()
 
 
-class _StagedBackend:
-    """A backend whose calls end stages."""
+class _StageMarks:
+    """A session observer that marks the end of stages on a clock."""
 
-    def __init__(self, backend: Any, clock: Clock) -> None:
-        self._backend, self._clock = backend, clock
-        self.name: str = backend.name
-        self.device: Any = _StagedDevice(backend.device, clock)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
 
-    def check_objects(self, count: int) -> None:
-        self._backend.check_objects(count)
+    def begin(self, stage: str) -> None:
+        if stage == observer.UPLOAD:
+            # The first upload in a frame is the frame itself, which has been resized.
+            self._clock.mark(RESIZE)
 
-    def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        self._backend.run(graph, inputs, outputs)
-        if graph in ("encode", "track"):
-            self._clock.mark(ENCODE if graph == "encode" else TRACK)
-
-
-class _StagedDevice:
-    """A device whose first upload in a frame, which is the frame, says that it has been resized."""
-
-    def __init__(self, device: Any, clock: Clock) -> None:
-        self._device, self._clock = device, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._device, name)
-
-    def upload(self, array: np.ndarray, target: Buffer) -> None:
-        self._clock.mark(RESIZE)
-        self._device.upload(array, target)
+    def end(self, stage: str) -> None:
+        if stage in (observer.ENCODE, observer.TRACK):
+            self._clock.mark(ENCODE if stage == observer.ENCODE else TRACK)
 
 
 # --- the PyTorch model ---
@@ -287,16 +276,21 @@ class _ModelOnDevice:
 def whole_frames(runners: Mapping[str, Runner], frames: Sequence[np.ndarray], count: int) -> dict[str, list[float]]:
     """Milliseconds of `count` frames after the warm-up, by runner, in turn on each frame."""
     times: dict[str, list[float]] = {name: [] for name in runners}
-    for index in range(WARM_UP + count):
-        frame = frames[index % len(frames)]
-        # Whoever goes first has the colder caches: they take turns in that, too.
-        for name in list(runners) if index % 2 == 0 else reversed(list(runners)):
+
+    def timed(name: str) -> Callable[[PlayedFrame[NamedFrame]], None]:
+        def run(played: PlayedFrame[NamedFrame]) -> None:
             runner = runners[name]
             begin = time.perf_counter()
-            runner.step(frame, prompted=index == 0)
+            runner.step(played.pixels, prompted=played.index == 0)
             runner.wait()
-            if index >= WARM_UP:
+            if played.index >= WARM_UP:
                 times[name].append(1e3 * (time.perf_counter() - begin))
+
+        return run
+
+    source = (NamedFrame("", frame) for frame in cycle(frames))
+    for _ in play(source, PromptPlan([]), [timed(name) for name in runners], WARM_UP + count):
+        pass
     return times
 
 

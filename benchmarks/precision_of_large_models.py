@@ -14,18 +14,22 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from etam_edge import Prompt, Tracker
+from etam_edge import Prompt, Tracker, follow
 from etam_edge.cli.conversion import Conversion
 from etam_edge.evaluation.metrics import region_similarity
 from etam_edge.exporters.export import export_bundle
 from etam_edge.exporters.rounded_bundle import rounded_bundle
 from etam_edge.media import chair_outline, write_clips
 from etam_edge.media.datasets import find_clips
+from etam_edge.media.playback import PlayedFrame, open_frames, play
+from etam_edge.media.prompt_plan import plan_of
+from etam_edge.media.sources import NamedFrame
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import GraphSizes
 from etam_edge_testing.davis import write_crossing
@@ -97,10 +101,7 @@ def chair(frames: int) -> list[np.ndarray]:
 def answers(path: Path, frames: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Masks and mask logits of the frames after the prompt."""
     session = Tracker.load(path).start_session(max_objects=1)
-    results = [
-        session.track(frame, prompts={1: Prompt(mask=chair_outline())} if index == 0 else {})
-        for index, frame in enumerate(chair(frames))
-    ]
+    results = list(follow(session, chair(frames), prompts={1: Prompt(mask=chair_outline())}))
     return [result.masks[0] for result in results[1:]], np.stack([result.mask_logits[0] for result in results[1:]])
 
 
@@ -108,12 +109,19 @@ def timed(paths: dict[str, Path], frames: int) -> dict[str, float]:
     """Median milliseconds of a frame with a full memory, the bundles in turn."""
     sessions = {word: Tracker.load(path).start_session(max_objects=1) for word, path in paths.items()}
     times: dict[str, list[float]] = {word: [] for word in paths}
-    for index, frame in enumerate(chair(frames)):
-        for word, session in sessions.items():
+
+    def runner(word: str) -> Callable[[PlayedFrame[NamedFrame]], None]:
+        def run(played: PlayedFrame[NamedFrame]) -> None:
             begin = time.perf_counter()
-            session.track(frame, prompts={1: Prompt(mask=chair_outline())} if index == 0 else {})
-            if index > 7:
+            sessions[word].track(played.pixels, prompts=played.prompts)
+            if played.index > 7:
                 times[word].append(1e3 * (time.perf_counter() - begin))
+
+        return run
+
+    plan = plan_of({1: Prompt(mask=chair_outline())})
+    for _ in play(open_frames(chair(frames)), plan, [runner(word) for word in paths]):
+        pass
     return {word: float(np.median(values)) for word, values in times.items()}
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
     from etam_edge.errors import EtamError
+    from etam_edge.media.overlay import overlay
+    from etam_edge.media.playback import follow
     from etam_edge.runtimes import FrameResult, Prompt, Session, Tracker
     from etam_edge.spec import ModelSpec
 
@@ -20,8 +22,21 @@ _HOMES = {
     "Prompt": "etam_edge.runtimes",
     "Session": "etam_edge.runtimes",
     "Tracker": "etam_edge.runtimes",
+    "follow": "etam_edge.media.playback",
+    "overlay": "etam_edge.media.overlay",
 }
-__all__ = ["Bundle", "EtamError", "FrameResult", "ModelSpec", "Prompt", "Session", "Tracker", "__version__"]
+__all__ = [
+    "Bundle",
+    "EtamError",
+    "FrameResult",
+    "ModelSpec",
+    "Prompt",
+    "Session",
+    "Tracker",
+    "__version__",
+    "follow",
+    "overlay",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,3 +44,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'etam_edge' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

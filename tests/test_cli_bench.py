@@ -164,7 +164,7 @@ def test_engines(small_bundle: SmallBundleMaker, tmp_path: Path, monkeypatch: py
     trt = simulated_tensorrt(cuda)
     write_simulated_engines(robot, platform_here(TENSORRT, trt, cuda.gpu), 2)
     monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda flavour=TENSORRT: trt)
-    monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda: cuda)
+    monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda index=0: cuda)
     options = ("--runtime", "tensorrt", "--against", robot.path, "--against-runtime", "onnxruntime", *SHORT)
     refused(run(robot.path, "--objects", "1,3", *options), "3 objects are more than the engines of")
     result = run(robot.path, "--objects", "2", *options)

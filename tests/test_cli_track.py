@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -452,6 +455,25 @@ def test_output_that_cannot_be_written_is_refused(bundle: str, folder: Path, tmp
     (tmp_path / "folder.jsonl").mkdir()
     refused(run(bundle, folder, *CLICK, "--scores", tmp_path / "folder.jsonl"), "is a folder")
     assert (tmp_path / "file").read_text() == "x"
+    (tmp_path / "null.mp4").symlink_to("/dev/null")
+    refused(run(bundle, folder, *CLICK, "--output", tmp_path / "null.mp4"), "not a regular file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_scores_can_be_read_from_a_pipe_and_links_stay(bundle: str, folder: Path, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.jsonl"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "scores.jsonl")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.extend(pipe.read_text().splitlines()), daemon=True)
+    reader.start()
+    assert run(bundle, folder, *CLICK, "--scores", pipe).exit_code == 0
+    reader.join(timeout=60)
+    assert len(read) == FRAMES
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert run(bundle, folder, *CLICK, "--scores", link).exit_code == 0
+    assert link.is_symlink()
+    assert (tmp_path / "scores.jsonl").read_text().splitlines() == read
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
@@ -608,22 +630,22 @@ def test_frames_without_any_object_in_sight_are_counted(
     monkeypatch.setattr(Session, "track", hidden)
     late = write_prompts(tmp_path / "p.json", [{**POINT, "frame": 3}])
     result = run(bundle, folder, *CLICK, "--scores", tmp_path / "s.jsonl")
-    assert "all out of sight on 3" in result.output
+    assert "none visible on 3 frames" in result.output
     visible = [json.loads(line)["objects"][0]["visible"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [index for index, seen in enumerate(visible) if not seen] == [2, 3, 7]
-    # Frames before the first prompt have no object that could be out of sight.
-    assert "all out of sight on 2" in run(bundle, folder, "--prompts", late, "--scores", tmp_path / "s.jsonl").output
+    # Frames before the first prompt have no object that could be invisible.
+    assert "none visible on 2 frames" in run(bundle, folder, "--prompts", late, "--scores", tmp_path / "s.jsonl").output
 
 
 def test_overlay_colours_the_mask_and_nothing_far_from_it() -> None:
     cv2 = pytest.importorskip("cv2")
-    from etam_edge.media.overlay import FILL, colour, overlay
+    from etam_edge.media.overlay import FILL, colour, draw_masks
 
     pixels = np.full((200, 300, 3), 100, dtype=np.uint8)
     masks = np.zeros((3, 200, 300), dtype=bool)
     masks[0, 20:100, 30:130] = True
-    masks[1, 120:180, 200:290] = True  # the third is empty: out of sight
-    drawn = overlay(cv2, pixels, (1, 2, 9), masks)
+    masks[1, 120:180, 200:290] = True  # the third is empty: not visible
+    drawn = draw_masks(cv2, pixels, (1, 2, 9), masks)
     for object_id, place in ((1, (30, 40)), (2, (130, 210))):
         wanted = (1 - FILL) * 100 + FILL * colour(object_id)
         np.testing.assert_allclose(drawn[place], wanted, atol=1)

@@ -119,7 +119,7 @@ def _simulate(cuda: SimulatedCuda, patch: pytest.MonkeyPatch) -> None:
     ):
         patch.setattr(f"etam_edge.runtimes.backends.tensorrt.{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
     for module in ("etam_edge.runtimes.backends.cuda.open", "etam_edge.runtimes.backends.tensorrt.backend"):
-        patch.setattr(f"{module}.open_cuda", lambda: cuda)
+        patch.setattr(f"{module}.open_cuda", lambda index=0: cuda)
 
 
 @pytest.fixture(scope="module")

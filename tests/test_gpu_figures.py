@@ -154,7 +154,7 @@ def test_everything_but_the_gpu(
     monkeypatch.setattr(gpu_figures, "build", build)
     monkeypatch.setattr(gpu_figures, "used_memory", lambda cuda: sum(cuda.allocations.values()))
     for module in ("benchmarks.gpu_figures", "etam_edge.runtimes.backends.tensorrt.backend"):
-        monkeypatch.setattr(f"{module}.open_cuda", lambda: cuda)
+        monkeypatch.setattr(f"{module}.open_cuda", lambda index=0: cuda)
         monkeypatch.setattr(f"{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
     given = [part for path in paths for part in ("--bundle", str(path))]
     small = ["--frames", "2", "--memory-frames", "3", "--size", f"{WIDTH}x{HEIGHT}"]

@@ -98,7 +98,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
             return machine.trt
 
         monkeypatch.setattr(tensorrt_backend, "import_tensorrt", find)
-        monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda: machine.cuda)
+        monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda index=0: machine.cuda)
 
     return put
 
@@ -126,6 +126,28 @@ def play(sessions: list[Session], index: int) -> None:
     for object_id in sessions[0].object_ids:
         pointers = [session.object_pointer(object_id) for session in sessions]
         np.testing.assert_array_equal(pointers[0], pointers[-1])
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "auto"])
+def test_gpu_index_selects_the_gpu(
+    runtime: str,
+    make_machine: MachineMaker,
+    at_hand: Callable[[Machine], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = make_machine()
+    at_hand(machine)
+    opened: list[int] = []
+
+    def open_cuda(index: int) -> SimulatedCuda:
+        opened.append(index)
+        return machine.cuda
+
+    monkeypatch.setattr(tensorrt_backend, "open_cuda", open_cuda)
+    for options in ({}, {"device": 1}):
+        with Tracker.load(machine.bundle.path, runtime, **options) as tracker:  # type: ignore[arg-type]
+            assert tracker.runtime.startswith("tensorrt")
+    assert opened == [0, 1]
 
 
 # --- what it answers ---

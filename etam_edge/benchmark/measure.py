@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from etam_edge.benchmark import machine
-from etam_edge.benchmark.clip import BenchClip
+from etam_edge.benchmark.clip import BenchClip, TimedFrame
 from etam_edge.benchmark.result import Memory, ObjectsRun, SideRun, Stages, Timing, drift, ratio
 from etam_edge.benchmark.stages import Clock, TimedStream, waiting_for
 from etam_edge.errors import InputError
+from etam_edge.media.playback import PlayedFrame, play
+from etam_edge.media.prompt_plan import plan_of
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.tracker import Tracker
 from etam_edge.runtimes.types import Prompt
@@ -131,23 +132,29 @@ def measure(
     decoding: list[float] = []
     after_warm_up = None
     noun = "1 object" if objects == 1 else f"{objects} objects"
-    for index, frame in enumerate(islice(clip.frames(clock), frames)):
-        prompts = clip.prompts(objects) if index == 0 else None
-        # Whoever goes first has the colder caches: they take turns in that, too.
-        for number in range(len(streams)) if index % 2 == 0 else reversed(range(len(streams))):
+
+    def timed(stream: Stream, taken: list[float]) -> Callable[[PlayedFrame[TimedFrame]], None]:
+        def run(played: PlayedFrame[TimedFrame]) -> None:
+            prompts = dict(played.prompts) or None
             begin = clock()
-            streams[number](frame.pixels, prompts)
-            times[number].append(1e3 * (clock() - begin))
-        if index >= warm_up and frame.decode is not None:
-            decoding.append(frame.decode)
-        if index == warm_up - 1:
+            stream(played.pixels, prompts)
+            taken.append(1e3 * (clock() - begin))
+
+        return run
+
+    runners = [timed(stream, taken) for stream, taken in zip(streams, times, strict=True)]
+    for played, _ in play(clip.frames(clock), plan_of(clip.prompts(objects)), runners, frames):
+        if played.index >= warm_up and played.frame.decode is not None:
+            decoding.append(played.frame.decode)
+        if played.index == warm_up - 1:
             after_warm_up = machine.resident_memory(root)
         step(f"frames, {noun}")
     at_end = machine.resident_memory(root)
     grown = at_end - after_warm_up if at_end is not None and after_warm_up is not None else None
     memory = Memory(after_warm_up, at_end, grown, machine.peak_memory(), machine.device_memory())
-    # The memory of these streams goes before the next ones are started.
+    # The memory of these streams is freed before the next ones are started.
     streams.clear()
+    runners.clear()
     trackers = {candidate.name: candidate.tracker for candidate in candidates if candidate.tracker is not None}
     staged = measure_stages(
         trackers,
@@ -207,13 +214,18 @@ def measure_stages(
         name: TimedStream(tracker, objects, clock, resize.get(name, EXACT)) for name, tracker in trackers.items()
     }
     spent: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in streams}
-    for index, frame in enumerate(islice(clip.frames(), frames)):
-        prompts = clip.prompts(objects) if index == 0 else None
-        for name in streams if index % 2 == 0 else reversed(streams):
-            taken = streams[name].track(frame.pixels, prompts)
-            if index >= warm_up:
+
+    def timed(name: str) -> Callable[[PlayedFrame[TimedFrame]], None]:
+        def run(played: PlayedFrame[TimedFrame]) -> None:
+            taken = streams[name].track(played.pixels, dict(played.prompts) or None)
+            if played.index >= warm_up:
                 spent[name].append(taken)
             step()
+
+        return run
+
+    for _ in play(clip.frames(), plan_of(clip.prompts(objects)), [timed(name) for name in streams], frames):
+        pass
     return {name: (_stages(spent[name]), stream.nbytes) for name, stream in streams.items()}
 
 

@@ -15,6 +15,8 @@ from etam_edge.bundle import GRAPH_NAMES
 from etam_edge.calibration.recording import MANIFEST, Recording, Sample
 from etam_edge.errors import InputError
 from etam_edge.media.datasets import Clip
+from etam_edge.media.playback import PlayedFrame, play, track_frame
+from etam_edge.media.sources import NamedFrame
 from etam_edge.recipe import FP32
 from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.buffers import Buffer, Device
@@ -111,13 +113,14 @@ def check_clips(clips: Sequence[Clip], spec: ModelSpec) -> None:
 
 def _follow(tracker: Tracker, clip: Clip, sampler: _Sampler, progress: Callable[[str, int], None]) -> int:
     session = tracker.start_session(max_objects=len(clip.plan.object_ids))
+
+    def run(played: PlayedFrame[NamedFrame]) -> None:
+        sampler.at(clip.name, played.index)
+        track_frame(session, played)
+
     count = 0
-    for index, frame in enumerate(clip.frames):
-        sampler.at(clip.name, index)
-        session.track(frame.pixels, prompts=clip.plan.prompts(index))
-        for object_id, prompt in clip.plan.corrections(index):
-            session.refine(object_id, prompt)
-        count = index + 1
+    for played, _ in play(clip.frames, clip.plan, [run]):
+        count = played.index + 1
         progress(clip.name, count)
     return count
 
@@ -132,6 +135,9 @@ class _RecordingBackend:
 
     def check_objects(self, count: int) -> None:
         self._backend.check_objects(count)
+
+    def close(self) -> None:
+        self._backend.close()
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         self._backend.run(graph, inputs, outputs)

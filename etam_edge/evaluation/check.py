@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ import numpy as np
 from etam_edge.errors import InputError, NotFiniteError, RuntimeUnavailableError
 from etam_edge.evaluation.metrics import boundary_measure, region_similarity
 from etam_edge.evaluation.summary import Comparison, compare
-from etam_edge.media.datasets import Clip, TrueMasks
-from etam_edge.media.prompt_files import PromptPlan
+from etam_edge.media.datasets import Clip, GroundTruth
+from etam_edge.media.playback import PlayedFrame, play
+from etam_edge.media.prompt_plan import PromptPlan
 from etam_edge.media.sources import import_opencv
 from etam_edge.plotting import INSTALL
 from etam_edge.runtimes import FrameResult, Tracker
@@ -238,32 +238,53 @@ def _follow(
     if clip.truth is not None:
         need_opencv()
     shape = clip.frames.frame_shape
-    followers = [_Follower(tracker, clip, shape) for tracker in (*trackers, *clocks)]
-    judged = followers[: len(trackers)]
+    runners = [_Runner(tracker, clip, shape, judged=True) for tracker in trackers]
+    runners += [_Runner(clock, clip, shape, judged=False) for clock in clocks]
     count = 0
-    for index, frame in enumerate(islice(clip.frames, max_frames)):
+    for _ in play(_frames_with_ground_truth(clip, shape), clip.plan, [runner.step for runner in runners], max_frames):
+        count += 1
+        if step is not None:
+            step(clip.name)
+    _check_reach(clip, count, cut=max_frames is not None and count == max_frames)
+    return [runner.run() for runner in runners]
+
+
+@dataclass(frozen=True, eq=False)
+class _JudgedFrame:
+    """A frame, uint8 (H, W, 3) RGB, with its ground-truth masks, or None where it has none."""
+
+    pixels: np.ndarray
+    truth: GroundTruth | None
+
+
+def _frames_with_ground_truth(clip: Clip, shape: tuple[int, int]) -> Iterator[_JudgedFrame]:
+    """
+    Raises:
+        InputError: a frame has another (H, W) than `shape`, or cannot be read.
+    """
+    for index, frame in enumerate(clip.frames):
         if frame.pixels.shape[:2] != shape:
             raise InputError(
                 f"clip {clip.name}: frame {frame.name} is {frame.pixels.shape[1]} x {frame.pixels.shape[0]} pixels and "
                 f"the first {shape[1]} x {shape[0]}; give frames of one size"
             )
-        truth = clip.truth.at(index, shape) if clip.truth is not None else None
-        # Whoever goes first has the colder caches: they take turns in that, too.
-        for follower in followers if index % 2 == 0 else reversed(followers):
-            follower.step(index, frame.pixels, truth if follower in judged else None)
-        count += 1
-        if step is not None:
-            step(clip.name)
-    _check_reach(clip, count, cut=max_frames is not None and count == max_frames)
-    return [follower.run() for follower in followers]
+        yield _JudgedFrame(frame.pixels, clip.truth.at(index, shape) if clip.truth is not None else None)
 
 
-class _Follower:
-    """One tracker's way through a clip."""
+class _Runner:
+    """Runs one tracker over a clip and collects its `Run`.
 
-    def __init__(self, tracker: Tracker, clip: Clip, shape: tuple[int, int]) -> None:
+    Args:
+        tracker: a bundle.
+        clip: with prompts.
+        shape: (H, W) of its frames.
+        judged: whether masks are compared with the ground truth.
+    """
+
+    def __init__(self, tracker: Tracker, clip: Clip, shape: tuple[int, int], judged: bool) -> None:
         self._clip = clip
         self._shape = shape
+        self._judged = judged
         self._runtime = tracker.runtime
         self._session = tracker.start_session(max_objects=len(clip.plan.object_ids))
         self._object_ids = tuple(clip.plan.object_ids)
@@ -275,12 +296,13 @@ class _Follower:
         self._not_finite: list[int] = []
         self._packed: list[bytes] = []
 
-    def step(self, index: int, pixels: np.ndarray, truth: TrueMasks | None) -> None:
+    def step(self, played: PlayedFrame[_JudgedFrame]) -> None:
         """
         Raises:
             InputError: the session refuses the frame or a prompt.
         """
-        result, seconds = self._track(index, pixels)
+        index, truth = played.index, played.frame.truth if self._judged else None
+        result, seconds = self._track(played)
         count = len(self._object_ids)
         masks = np.zeros((count, *self._shape), dtype=bool)
         scores, choices = np.full(count, np.nan, dtype=np.float32), np.full(count, NO_CHOICE, dtype=np.int32)
@@ -291,7 +313,7 @@ class _Follower:
                 column = self._object_ids.index(number)
                 masks[column] = result.masks[row]
                 scores[column], choices[column] = result.object_scores[row], result.mask_choices[row]
-        timed = result is not None and result.object_ids and not self._clip.plan.prompts(index)
+        timed = result is not None and result.object_ids and not played.prompts
         self._milliseconds.append(1e3 * seconds if timed else np.nan)
         self._scores.append(scores)
         self._choices.append(choices)
@@ -316,15 +338,14 @@ class _Follower:
             packed=tuple(self._packed),
         )
 
-    def _track(self, index: int, pixels: np.ndarray) -> tuple[FrameResult | None, float]:
-        """What the session answers, None where that is NaN, and the seconds of `Session.track`."""
-        plan = self._clip.plan
+    def _track(self, played: PlayedFrame[_JudgedFrame]) -> tuple[FrameResult | None, float]:
+        """The session's result, None where the model's output is not finite, and the seconds of `Session.track`."""
         begin = time.perf_counter()
         try:
-            result = self._session.track(pixels, prompts=plan.prompts(index))
+            result = self._session.track(played.pixels, prompts=played.prompts)
             seconds = time.perf_counter() - begin
-            for number, prompt in plan.corrections(index):
-                # An object whose prompt the model answered with NaN never started.
+            for number, prompt in played.corrections:
+                # An object whose prompt gave an output that is not finite was never added.
                 if number in self._session.object_ids:
                     result = self._session.refine(number, prompt)
         except NotFiniteError:
@@ -333,7 +354,7 @@ class _Follower:
             raise InputError(f"clip {self._clip.name}: {error}") from error
         return result, seconds
 
-    def _measure(self, index: int, masks: np.ndarray, truth: TrueMasks | None) -> np.ndarray:
+    def _measure(self, index: int, masks: np.ndarray, truth: GroundTruth | None) -> np.ndarray:
         """float64 (N, 2): J and F of every object, NaN where it has no ground-truth mask or was not prompted before."""
         values = np.full((len(self._object_ids), 2), np.nan)
         for column, number in enumerate(self._object_ids):

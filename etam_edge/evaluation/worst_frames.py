@@ -15,7 +15,7 @@ from etam_edge.errors import InputError
 from etam_edge.evaluation.check import Check, Run, need_opencv
 from etam_edge.evaluation.summary import WorstFrame
 from etam_edge.media.datasets import Clip
-from etam_edge.media.overlay import overlay
+from etam_edge.media.overlay import draw_masks
 
 MAX_CLIPS = 4
 PANEL_WIDTH = 480
@@ -60,14 +60,14 @@ def _pictures(cv2: Any, clip: Clip, ours: Run, theirs: Run, worst: WorstFrame) -
     if frame is None:
         raise InputError(f"clip {clip.name} no longer has frame {worst.frame}; run the check again")
     pixels = frame.pixels
-    yield "reference", _jpeg(overlay(cv2, pixels, theirs.object_ids, theirs.masks(worst.frame)))
-    yield "candidate", _jpeg(overlay(cv2, pixels, ours.object_ids, ours.masks(worst.frame)))
+    yield "reference", _jpeg(draw_masks(cv2, pixels, theirs.object_ids, theirs.masks(worst.frame)))
+    yield "candidate", _jpeg(draw_masks(cv2, pixels, ours.object_ids, ours.masks(worst.frame)))
     column = ours.object_ids.index(worst.object_id)
     mine, other = ours.masks(worst.frame)[column], theirs.masks(worst.frame)[column]
     yield f"difference, object {worst.object_id}", _jpeg(_difference(pixels, mine, other))
     truth = clip.truth.at(worst.frame, ours.frame_shape) if clip.truth is not None else None
     if truth is not None:
-        yield "ground truth", _jpeg(overlay(cv2, pixels, list(truth.objects), list(truth.objects.values())))
+        yield "ground truth", _jpeg(draw_masks(cv2, pixels, list(truth.objects), list(truth.objects.values())))
 
 
 def _difference(pixels: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:

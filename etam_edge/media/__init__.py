@@ -1,4 +1,7 @@
-"""Clips: frames, prompts and ground truth, from files or out of this package. NumPy, Pillow, OpenCV for videos."""
+"""Frames in, results out: sources, data sets, prompts, the playback loop, overlays and output files.
+
+Needs NumPy and Pillow; videos, cameras and overlays need OpenCV.
+"""
 
 from etam_edge.media.packaged import CHAIR_VIDEO, chair_masks, chair_outline, crossing, write_clips
 

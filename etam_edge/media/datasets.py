@@ -1,12 +1,12 @@
-"""Clips with prompts, and with ground truth where there are any: what models are calibrated on and checked against.
+"""Data sets of clips with prompts and optional ground-truth masks, for calibration and for accuracy checks.
 
-Three forms are read:
+Three layouts are read:
 
-- DAVIS layout, `JPEGImages[/480p]/NAME/*.jpg` with `Annotations[/480p]/NAME/*.png`: every object is prompted with its
-  mask on the first frame that shows it, as in the semi-supervised DAVIS protocol;
-- a folder of videos or image folders, each NAME with its prompts in `NAME.json`, and ground truth, where there are any,
-  as the PNG files of `NAME_masks`;
-- one video or image folder with its prompts file, and `NAME_masks` beside it in the same way.
+- DAVIS: `JPEGImages[/480p]/NAME/*.jpg` with `Annotations[/480p]/NAME/*.png`. Each object is prompted with its mask on
+  the first frame that shows it, as in DAVIS' semi-supervised protocol.
+- A folder of videos or image folders. Each clip NAME has its prompts in `NAME.json` and, optionally, ground-truth masks
+  in `NAME_masks/*.png`, one for each frame.
+- One video or image folder with a prompts file, and optionally `NAME_masks` beside it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import numpy as np
 from PIL import Image
 
 from etam_edge.errors import InputError
-from etam_edge.media.prompt_files import PlannedPrompt, PromptPlan, plan_file
+from etam_edge.media.prompt_files import plan_file
+from etam_edge.media.prompt_plan import PlannedPrompt, PromptPlan
 from etam_edge.media.sources import IMAGE_SUFFIXES, UNREADABLE_IMAGE, FrameSource, ImageFolder, open_source
 from etam_edge.runtimes.types import Prompt
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 VOID = 255
-"""Value of an annotation's pixels that do not count, where other values are objects."""
+"""Pixel value of an annotation's void region, which is excluded from measures, unless it is an object's value."""
 LAYOUTS = (
     "DAVIS layout (JPEGImages/NAME and Annotations/NAME), a folder of videos or image folders with NAME.json beside "
     "each, or one of them with --prompts FILE.json"
@@ -33,12 +34,12 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True, eq=False)
-class TrueMasks:
-    """What is true on one frame.
+class GroundTruth:
+    """Ground-truth masks of one frame.
 
     Attributes:
-        objects: bool (H, W) by object id; an object that is not there is all false.
-        void: bool (H, W), pixels that do not count, or None where all do.
+        objects: bool (H, W) by object id; all false for an object that is not visible.
+        void: bool (H, W), true for pixels that are excluded from measures, or None where none are.
     """
 
     objects: dict[int, np.ndarray]
@@ -46,11 +47,11 @@ class TrueMasks:
 
 
 class Annotations:
-    """Ground-truth masks of a clip, as PNG files: one for a frame, some frames may have none.
+    """Ground-truth masks of a clip: one PNG file per frame, of which some may be missing.
 
     Args:
         files: by frame index.
-        values: an object's pixel value by object id.
+        values: pixel value of each object, by object id.
     """
 
     def __init__(self, files: dict[int, Path], values: dict[int, int]) -> None:
@@ -62,7 +63,7 @@ class Annotations:
         """Indices of the frames that have ground-truth masks."""
         return sorted(self._files)
 
-    def at(self, index: int, frame_shape: tuple[int, int]) -> TrueMasks | None:
+    def at(self, index: int, frame_shape: tuple[int, int]) -> GroundTruth | None:
         """The ground-truth masks of a frame, or None where it has none.
 
         Raises:
@@ -78,18 +79,18 @@ class Annotations:
             )
         has_void = VOID not in self.values.values()
         void = labels == VOID if has_void and (labels == VOID).any() else None
-        return TrueMasks({number: labels == value for number, value in self.values.items()}, void)
+        return GroundTruth({number: labels == value for number, value in self.values.items()}, void)
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames, what is said about them, and what is true of them.
+    """A clip of a data set.
 
     Attributes:
-        name: unique in its set.
-        frames: in order.
-        plan: at least one prompt.
-        truth: ground-truth masks, or None.
+        name: unique in its data set.
+        frames: source of its frames.
+        plan: its prompts, at least one.
+        truth: its ground-truth masks, or None.
     """
 
     name: str
@@ -99,17 +100,26 @@ class Clip:
 
     @property
     def length(self) -> int:
-        """How many frames there are. May decode a whole video."""
+        """The exact number of frames. May decode a whole video.
+
+        Raises:
+            InputError: the frames are those of a camera, which has no end.
+        """
         count = self.frames.count()
-        assert count is not None, "a clip is read from files"
+        if count is None:
+            raise InputError(f"clip {self.name} has no end; give a video file or a folder of images")
         return count
 
 
 def find_clips(path: Path, prompts: Path | None = None) -> list[Clip]:
-    """The clips at a path, in the order of their names.
+    """The clips of a data set, in the order of their names.
+
+    Args:
+        path: of the data set, in one of the three layouts.
+        prompts: prompts file, where `path` is a single clip.
 
     Raises:
-        InputError: there is no clip, or one of them has no prompt, or cannot be read.
+        InputError: there is no clip, or one of them has no prompts or cannot be read.
         RuntimeUnavailableError: OpenCV is needed for a video and not installed.
     """
     if not path.exists():
@@ -136,7 +146,7 @@ def find_clips(path: Path, prompts: Path | None = None) -> list[Clip]:
 
 
 def _clip(source: Path, prompts: Path) -> Clip:
-    """A video or image folder with a prompts file, and `NAME_masks` beside it where that is there."""
+    """A video or image folder with a prompts file, and ground truth in `NAME_masks` where that exists."""
     if not prompts.is_file():
         raise InputError(
             f"clip {source} has no prompts: there is no {prompts}; write one, or name it with --prompts (one clip only)"
@@ -155,7 +165,11 @@ def _clip(source: Path, prompts: Path) -> Clip:
 
 
 def _values(files: list[Path], object_ids: list[int], masks: Path) -> dict[int, int]:
-    """A value for every object: its id, or the only value there is."""
+    """Pixel value of each object in the masks: its id, or the only value where there is one object and one value.
+
+    Raises:
+        InputError: no object of the prompts has a value in the masks.
+    """
     found: set[int] = set()
     for file in files:
         found |= set(np.unique(_labels(file)).tolist())
@@ -184,15 +198,15 @@ def _davis_clips(root: Path) -> Iterator[Clip]:
         frames = ImageFolder(folder)
         indices = {file.stem: index for index, file in enumerate(frames.files)}
         files = {indices[file.stem]: file for file in sorted(masks.glob("*.png")) if file.stem in indices}
-        plan, values = _first_sights(files, masks)
-        # With nothing but the masks that are given as prompts there is nothing to compare with.
+        plan, values = _first_masks(files, masks)
+        # Masks that are given as prompts cannot serve as ground truth; without others there is none.
         prompted = {planned.frame for planned in plan}
         truth = Annotations(files, values) if set(files) - prompted else None
         yield Clip(folder.name, frames, PromptPlan(plan, list(files.values())), truth)
 
 
 def _resolution(images: Path) -> Path:
-    """The folder whose folders hold images: `JPEGImages`, or its only resolution, or its 480p."""
+    """The folder that holds the clips' folders: `JPEGImages` itself, its only resolution, or its 480p."""
     below = [folder for folder in sorted(images.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     if not below or any(_holds_images(folder) for folder in below):
         return images
@@ -205,8 +219,8 @@ def _resolution(images: Path) -> Path:
     )
 
 
-def _first_sights(files: dict[int, Path], masks: Path) -> tuple[list[PlannedPrompt], dict[int, int]]:
-    """Every object's mask on the first frame that shows it, and its pixel value by object id."""
+def _first_masks(files: dict[int, Path], masks: Path) -> tuple[list[PlannedPrompt], dict[int, int]]:
+    """A mask prompt for each object on the first frame that shows it, and pixel values by object id."""
     first: dict[int, tuple[int, np.ndarray]] = {}
     for index, file in sorted(files.items()):
         labels = _labels(file)
@@ -216,7 +230,7 @@ def _first_sights(files: dict[int, Path], masks: Path) -> tuple[list[PlannedProm
         first.pop(VOID, None)
     if not first:
         raise InputError(f"{masks} marks no object; give annotations whose objects are not black")
-    # One object may have any value (DAVIS 2016 writes 255); of several, the value is the id.
+    # A single object may have any value (255 in DAVIS 2016) and gets id 1. With several, the value is the id.
     numbers = {value: value if len(first) > 1 else 1 for value in first}
     planned = [
         PlannedPrompt(index, numbers[value], Prompt(mask=mask), str(files[index]))
@@ -226,16 +240,16 @@ def _first_sights(files: dict[int, Path], masks: Path) -> tuple[list[PlannedProm
 
 
 def _labels(file: Path) -> np.ndarray:
-    """uint8 (H, W): an annotation's pixel values.
+    """The pixel values of an annotation, uint8 (H, W).
 
     Raises:
-        InputError: the file is damaged, or no palette or grey image.
+        InputError: the file is damaged, or not a palette or grey image.
     """
     try:
         with Image.open(file) as image:
             mode, labels = image.mode, np.asarray(image).astype(np.uint8)
     except UNREADABLE_IMAGE as error:
-        raise InputError(f"{file} is no annotation that can be read ({error}); save it again") from error
+        raise InputError(f"{file} is not an annotation that can be read ({error}); save it again") from error
     if mode not in ("P", "L", "1"):
         raise InputError(f"{file} has mode {mode}; annotations are palette or grey PNG images")
     return labels
@@ -246,7 +260,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _is_masks(folder: Path) -> bool:
-    """Whether it holds the ground-truth masks of another clip in the same folder."""
+    """Whether a folder holds the ground-truth masks of another clip in the same folder."""
     return folder.name.endswith("_masks") and any(
         entry.stem == folder.name.removesuffix("_masks") and entry != folder for entry in folder.parent.iterdir()
     )

@@ -1,4 +1,4 @@
-"""Masks drawn over frames, in the colours of DAVIS annotations."""
+"""Masks drawn over frames, in the colours of DAVIS annotations. Needs OpenCV."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
+from etam_edge.errors import InputError
+from etam_edge.media.sources import import_opencv
+from etam_edge.runtimes.frames import as_frame
+from etam_edge.runtimes.types import FrameResult
 
 FILL = 0.45
-"""Share of an object's colour in its overlay."""
+"""Opacity of an object's colour."""
 
 
 def davis_palette() -> np.ndarray:
-    """uint8 (256, 3): the colours of DAVIS and PASCAL VOC annotations; each bit of a value sets one of a channel."""
+    """The palette of DAVIS and PASCAL VOC annotations, uint8 (256, 3) RGB.
+
+    The bits of a value set the high bits of the channels in turn: bit 0 the highest of red, bit 1 of green, bit 2 of
+    blue, bit 3 the second highest of red, and so on.
+    """
     values = np.arange(256)
     palette = np.zeros((256, 3), dtype=np.uint8)
     for depth in range(8):
@@ -24,13 +34,47 @@ def davis_palette() -> np.ndarray:
 PALETTE = davis_palette()
 
 
-def overlay(
+def overlay(frame: np.ndarray | Image.Image, result: FrameResult) -> np.ndarray:
+    """A picture of a frame with its result: each mask filled in a colour of its object, outlined, and numbered.
+
+    Args:
+        frame: that the result belongs to, uint8 (H, W, 3) RGB or a PIL image. It is not changed.
+        result: of the same frame.
+
+    Returns:
+        uint8 (H, W, 3) RGB. (OpenCV's functions expect BGR: `picture[..., ::-1]`.)
+
+    Raises:
+        InputError: the frame cannot be used, or has another size than the masks.
+        RuntimeUnavailableError: OpenCV is not installed.
+    """
+    pixels = as_frame(frame, "the frame")
+    if pixels.shape[:2] != result.masks.shape[1:]:
+        height, width = result.masks.shape[1:]
+        raise InputError(
+            f"the frame is {pixels.shape[1]} x {pixels.shape[0]} pixels and the result's masks are {width} x {height}; "
+            "give the frame that was tracked"
+        )
+    return draw_masks(import_opencv("overlay"), pixels, result.object_ids, result.masks)
+
+
+def draw_masks(
     cv2: Any, pixels: np.ndarray, object_ids: Sequence[int], masks: Sequence[np.ndarray] | np.ndarray
 ) -> np.ndarray:
-    """uint8 (H, W, 3) RGB: masks filled in their object's colour, outlined, and numbered."""
+    """Draw masks over a frame.
+
+    Args:
+        cv2: the module of OpenCV.
+        pixels: uint8 (H, W, 3) RGB.
+        object_ids: ids of the N objects, which select the colours.
+        masks: bool (N, H, W).
+
+    Returns:
+        uint8 (H, W, 3) RGB, a new array.
+    """
     drawn = pixels.copy()
     for object_id, mask in zip(object_ids, masks, strict=True):
-        # Only the mask's own rectangle: a stream's frame time is not to be spent here.
+        # Only the rectangle around the mask is blended, to keep the time per frame of a video low.
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
         window = drawn[y : y + height, x : x + width]
         if window.size:
@@ -53,11 +97,11 @@ def overlay(
 
 
 def _tint(object_id: int) -> np.ndarray:
-    """uint8 (1, 256, 3): what each value of a channel becomes under an object's colour."""
+    """uint8 (1, 256, 3): a look-up table that blends the value of each channel with an object's colour."""
     values = np.arange(256, dtype=np.float32)[None, :, None]
     return ((1 - FILL) * values + FILL * colour(object_id)).round().astype(np.uint8)
 
 
 def colour(object_id: int) -> np.ndarray:
-    """float32 (3,): an object's colour; neighbouring ids differ plainly."""
+    """An object's colour, float32 (3,) RGB. Consecutive ids have clearly different colours."""
     return PALETTE[1 + (object_id - 1) % 254].astype(np.float32)

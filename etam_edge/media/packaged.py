@@ -1,7 +1,7 @@
-"""Two short clips with known masks: a real one, and a drawn one in which an object hides another.
+"""Two short clips with ground-truth masks: a real one, and a synthetic one in which one object occludes another.
 
 `chair` is from PUMaVOS (Bekuzarov et al., *XMem++: Production-level Video Segmentation From Few Annotated Frames*, ICCV
-2023), CC BY 4.0 (LICENSE beside this file), unchanged but for the masks, which are packed into one file.
+2023), CC BY 4.0 (clips/LICENSE), unchanged except that the masks are packed into one file.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from etam_edge.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "clips"
 CHAIR_VIDEO = FOLDER / "chair.mp4"
-"""60 frames of 720 x 480: an office chair that is turned, and its reflection in a window."""
+"""60 frames of 720 x 480: an office chair being turned, and its reflection in a window."""
 _OUTLINE = ((50, 48), (138, 45), (150, 160), (235, 165), (238, 195), (205, 200), (75, 170))
 CROSSING_SHAPE = (240, 320)
 CROSSING_FRAMES = 60
 
 
 def chair_masks() -> np.ndarray:
-    """Where the chair's reflection is, bool (60, 480, 720)."""
+    """Ground-truth masks of the chair's reflection, bool (60, 480, 720)."""
     with np.load(FOLDER / "chair_masks.npz") as packed:
         frames, height, width = packed["shape"]
         return np.unpackbits(packed["bits"], axis=-1, count=int(width)).astype(bool).reshape(frames, height, width)
 
 
 def chair_outline() -> np.ndarray:
-    """Back and seat of the chair itself in the first frame, bool (480, 720): a polygon drawn by hand."""
+    """Mask of the chair's back and seat in the first frame, bool (480, 720): a polygon drawn by hand."""
     image = Image.new("1", (720, 480))
     ImageDraw.Draw(image).polygon(_OUTLINE, fill=1)
     return np.asarray(image)
 
 
 def write_clips(folder: Path) -> None:
-    """Both clips as a set that `find_clips` reads: frames, prompts, and ground truth of the reflection, ball and box.
+    """Write both clips as a data set that `find_clips` reads: frames, prompts and ground truth.
 
-    The chair itself, which is tracked too, has no ground-truth masks.
+    The reflection, the ball and the box have ground-truth masks; the chair itself, which is prompted too, has none.
 
     Raises:
         InputError: the folder cannot be written.
@@ -62,7 +62,7 @@ def write_clips(folder: Path) -> None:
 
 
 def _write_prompts(folder: Path, clip: str, masks: list[np.ndarray]) -> None:
-    """Masks of the first frame, and the prompts file that gives them to objects 1, 2, ..."""
+    """Write masks of the first frame, and the prompts file that assigns them to objects 1, 2, ..."""
     entries = []
     for number, mask in enumerate(masks, 1):
         file = f"{clip}_object_{number}.png"
@@ -78,11 +78,14 @@ def _write_masks(folder: Path, labels: np.ndarray) -> None:
 
 
 def crossing(frames: int = CROSSING_FRAMES) -> tuple[np.ndarray, np.ndarray]:
-    """A striped ball rolls in front of a box and on, under a camera that sways; the box is hidden for some frames.
+    """A synthetic clip: a striped ball rolls past a box and hides it for some frames; the camera sways.
+
+    Args:
+        frames: number of frames N.
 
     Returns:
-        frames: uint8 RGB (N, 240, 320, 3).
-        masks: bool (N, 2, 240, 320), what is visible of the ball and of the box.
+        frames: uint8 (N, 240, 320, 3) RGB.
+        masks: bool (N, 2, 240, 320), the visible part of the ball and of the box.
     """
     height, width = CROSSING_SHAPE
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)

@@ -1,11 +1,10 @@
-"""Prompts on the command line and in files, as a plan of what is said on which frame."""
+"""Prompts from files and from text: JSON files, mask images, and coordinates such as "420,260"."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,93 +12,33 @@ import numpy as np
 from PIL import Image
 
 from etam_edge.errors import InputError
+from etam_edge.media.prompt_plan import PlannedPrompt, PromptPlan
 from etam_edge.media.sources import UNREADABLE_IMAGE
-from etam_edge.runtimes.prompts import prepare
 from etam_edge.runtimes.types import Prompt
-from etam_edge.spec import GraphSizes, ModelSpec
 
 KEYS = {"frame", "object", "points", "labels", "box", "mask", "refine"}
 EXAMPLE = '[{"frame": 0, "object": 1, "points": [[420, 260]], "labels": [1]}]'
 MAX_OBJECTS = 64
-"""Values of a mask image that are taken for objects; more of them are an object's soft edge."""
+"""Largest number of values in a mask image that are taken for objects; more are the soft edges of one object."""
 MAX_PIXELS = 1e9
-"""Coordinates are below this; NaN and infinity are not."""
+"""Bound on coordinates; NaN and infinity exceed it, too."""
 HOW = "--point X,Y, --box X0,Y0,X1,Y1, --mask FILE or --prompts FILE.json"
-
-
-@dataclass(frozen=True, eq=False)
-class PlannedPrompt:
-    """One prompt.
-
-    Attributes:
-        frame: index of the frame that it is about.
-        object_id: whom it is about.
-        prompt: what it says.
-        where: the option, or the file and entry, that it comes from.
-        refine: whether it corrects the object on the frame that has just been tracked.
-    """
-
-    frame: int
-    object_id: int
-    prompt: Prompt
-    where: str
-    refine: bool = False
-
-
-class PromptPlan:
-    """All prompts of a run, at least one, and the files that they were read from."""
-
-    def __init__(self, prompts: Sequence[PlannedPrompt], files: Sequence[Path] = ()) -> None:
-        self._prompts = list(prompts)
-        self.files = list(files)
-        self.object_ids = sorted({planned.object_id for planned in prompts})
-        self._last = max(prompts, key=lambda planned: planned.frame)
-        self.last_frame = self._last.frame
-
-    @property
-    def planned(self) -> tuple[PlannedPrompt, ...]:
-        """All prompts, in the order in which they were given."""
-        return tuple(self._prompts)
-
-    def check_frames(self, count: int) -> None:
-        """
-        Raises:
-            InputError: a prompt is for a frame beyond the first `count`.
-        """
-        if self.last_frame >= count:
-            raise InputError(
-                f"{self._last.where}: a prompt is for frame {self.last_frame}, and frames run from 0 to {count - 1}; "
-                "give an earlier frame"
-            )
-
-    def check_prompts(self, frame_shape: tuple[int, int], spec: ModelSpec, sizes: GraphSizes) -> None:
-        """Find now what a session would refuse when it comes to the frame.
-
-        Raises:
-            InputError: a prompt does not fit frames of this (H, W), or this bundle.
-        """
-        for planned in self._prompts:
-            try:
-                prepare(planned.prompt, planned.object_id, frame_shape, spec, sizes)
-            except InputError as error:
-                raise InputError(f"{planned.where}: {error}") from error
-
-    def prompts(self, frame: int) -> dict[int, Prompt]:
-        """What is given with a frame, by object id."""
-        return {p.object_id: p.prompt for p in self._prompts if p.frame == frame and not p.refine}
-
-    def corrections(self, frame: int) -> list[tuple[int, Prompt]]:
-        """What is said once the frame is tracked, in the file's order."""
-        return [(p.object_id, p.prompt) for p in self._prompts if p.frame == frame and p.refine]
 
 
 def plan_prompts(
     points: Sequence[str], negative_points: Sequence[str], box: str | None, mask: Path | None, file: Path | None
 ) -> PromptPlan:
-    """The plan of the command line's options; all but a file's prompts are about object 1 on the first frame.
+    """The plan for prompts given as text and files. Points, box and mask are for the first frame.
+
+    Args:
+        points: "X,Y" in pixels, on object 1.
+        negative_points: "X,Y" in pixels, off object 1.
+        box: "X0,Y0,X1,Y1" in pixels, around object 1.
+        mask: image as of `read_masks`.
+        file: JSON file as of `plan_file`; excludes the others.
 
     Raises:
-        InputError: nothing was prompted, options contradict each other, or one of them is not usable.
+        InputError: nothing is prompted, the arguments exclude each other, or one of them cannot be used.
     """
     if file is not None:
         if points or negative_points or box is not None or mask is not None:
@@ -129,13 +68,13 @@ def plan_prompts(
 
 
 def read_masks(file: Path) -> dict[int, np.ndarray]:
-    """The masks in an image, bool (H, W) by object id.
+    """The masks in an image file, bool (H, W) by object id.
 
-    A palette or grey image of several values other than 0 (a DAVIS annotation) has one object for each; any other image
-    has object 1 where it is neither black nor transparent.
+    A palette or grey image with several values other than 0 (a DAVIS annotation) holds one object for each value, which
+    is its id. Any other image holds object 1, where it is neither black nor transparent.
 
     Raises:
-        InputError: the file is no image, or marks nothing, or has soft edges.
+        InputError: the file is not an image, marks nothing, or has soft edges.
     """
     try:
         with Image.open(file) as image:
@@ -158,7 +97,7 @@ def read_masks(file: Path) -> dict[int, np.ndarray]:
 
 
 def _mask_values(image: Image.Image) -> np.ndarray:
-    """(H, W), 0 off the objects: the values of a palette or grey image; of others 1 where any colour is."""
+    """(H, W), 0 off the objects: the values of a palette or grey image; of other modes 1 where a pixel is coloured."""
     if image.mode in ("P", "L", "1"):
         return np.asarray(image)
     if image.mode.startswith(("I", "F")):
@@ -182,13 +121,18 @@ def _numbers(text: str, count: int, option: str) -> list[float]:
 
 
 def plan_file(file: Path) -> PromptPlan:
-    """The plan that a JSON file holds.
+    """The plan in a JSON file: a list of entries such as
+
+        {"frame": 0, "object": 1, "points": [[420, 260]], "labels": [1]}
+
+    with `box`, `mask` (path of an image, relative to the file) or `"refine": true`. By default, `frame` is 0 and
+    `object` is 1.
 
     Raises:
-        InputError: the file is missing, damaged, or one of its entries is not usable.
+        InputError: the file is missing or damaged, or one of its entries cannot be used.
     """
     try:
-        # Some editors put a byte order mark first.
+        # utf-8-sig accepts the byte order mark that some editors write.
         entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"there is no prompts file at {file}; check the path") from None
@@ -254,7 +198,7 @@ def _entry(entry: Any, where: str, folder: Path) -> PlannedPrompt:
 
 
 def _entry_mask(file: Path, object_id: int, where: str) -> np.ndarray:
-    """bool (H, W): the object's own value where the image has several, else all that it marks."""
+    """bool (H, W): the pixels of the object's id where the image holds several objects, else all marked pixels."""
     try:
         masks = read_masks(file)
     except InputError as error:
@@ -271,7 +215,7 @@ def _entry_mask(file: Path, object_id: int, where: str) -> np.ndarray:
 def _check_types(given: dict[str, Any], where: str) -> None:
     """
     Raises:
-        InputError: a value is not of the kind that its key wants. What it must be to fit the frame is checked later.
+        InputError: a value has the wrong type for its key. Whether it fits the frame is checked later.
     """
     points, labels, box = given.get("points", []), given.get("labels", []), given.get("box", [0, 0, 0, 0])
     if not isinstance(points, list) or not all(_is_numbers(point, 2) for point in points):
@@ -285,8 +229,8 @@ def _check_types(given: dict[str, Any], where: str) -> None:
 
 
 def _is_numbers(value: Any, count: int) -> bool:
-    """Whether it is a list of this many finite numbers."""
+    """Whether a value is a list of `count` finite numbers."""
     if not isinstance(value, list) or len(value) != count:
         return False
-    # Neither true nor 10 ** 400 is a coordinate.
+    # Excludes true, which is an int in Python, and integers that no float can hold.
     return all(type(number) in (int, float) and abs(number) < MAX_PIXELS for number in value)

@@ -1,4 +1,4 @@
-"""A clip in another size: for a bundle that takes frames of one size, and no clip of that size is at hand."""
+"""Clips scaled to another frame size, for bundles that accept only one size."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from PIL import Image
 
 from etam_edge.media.datasets import Clip
-from etam_edge.media.prompt_files import PromptPlan
+from etam_edge.media.prompt_plan import PromptPlan
 from etam_edge.media.sources import FrameSource, NamedFrame
 from etam_edge.runtimes.types import Prompt
 
 
 class ScaledFrames:
-    """The frames of another source, each scaled as it is read (Pillow's Lanczos filter), the aspect ratio given up.
+    """The frames of another source, each scaled when it is read, with Pillow's Lanczos filter.
 
     Args:
-        source: any.
-        frame_size: (H, W) wanted.
+        source: of the original frames.
+        frame_size: (H, W) of the scaled frames; the aspect ratio may change.
     """
 
     def __init__(self, source: FrameSource, frame_size: tuple[int, int]) -> None:
@@ -44,7 +44,7 @@ class ScaledFrames:
 
 
 def scaled_clip(clip: Clip, frame_size: tuple[int, int]) -> Clip:
-    """The clip with frames of (H, W) and its prompts moved along; without its ground truth, which have the old size."""
+    """The clip with frames and prompts scaled to (H, W), without ground truth, whose masks have the original size."""
     before = clip.frames.frame_shape
     planned = [
         dataclasses.replace(one, prompt=scaled_prompt(one.prompt, before, frame_size)) for one in clip.plan.planned
@@ -54,7 +54,13 @@ def scaled_clip(clip: Clip, frame_size: tuple[int, int]) -> Clip:
 
 
 def scaled_prompt(prompt: Prompt, before: tuple[int, int], after: tuple[int, int]) -> Prompt:
-    """A prompt for a frame of (H, W) `before`, said of the same frame at size `after`."""
+    """A prompt scaled with its frame.
+
+    Args:
+        prompt: in pixels of the original frame.
+        before: (H, W) of the original frame.
+        after: (H, W) of the scaled frame.
+    """
     scale = np.array([after[1] / before[1], after[0] / before[0]])
 
     def moved(points: object) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What `track` writes: an overlay video, PNG masks, and a line of scores for each frame.
+"""Output files of tracking: an overlay video, PNG masks, and JSON lines of scores.
 
-A video or score file is written under a temporary name and renamed when it is complete; masks are complete one by one.
+A video or score file appears when it is complete; each mask appears as soon as it is written.
 """
 
 from __future__ import annotations
@@ -17,34 +17,39 @@ from PIL import Image
 
 from etam_edge.atomic import AtomicFile, atomic_file, open_stream
 from etam_edge.errors import InputError
-from etam_edge.media.overlay import PALETTE, overlay
+from etam_edge.media.overlay import PALETTE, draw_masks
 from etam_edge.media.sources import NamedFrame, import_opencv
 from etam_edge.runtimes.types import FrameResult
 
 DEFAULT_RATE = 30.0
-"""Frames per second of an overlay whose source has no clock."""
+"""Frames per second of an overlay video whose source does not know its own."""
 
 
 class Output(Protocol):
-    """Somewhere that results go."""
+    """Receives the result of every frame.
+
+    Attributes:
+        path: file or folder that is written.
+    """
 
     path: Path
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
-        """
+        """Write one frame.
+
         Raises:
             InputError: it cannot be written.
         """
 
     def close(self) -> None:
-        """Complete it with the frames that were written.
+        """Complete the output with the frames written so far.
 
         Raises:
-            InputError: not all of them are there; nothing half-written is left.
+            InputError: some of them could not be written; an incomplete file is removed.
         """
 
     def discard(self) -> None:
-        """Leave nothing half-written."""
+        """Remove what is incomplete."""
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -63,7 +68,17 @@ def check_writable(path: Path, option: str) -> None:
 
 
 class OverlayVideo:
-    """The frames with each object's mask over them, as mp4."""
+    """An .mp4 video of the frames with masks drawn over them.
+
+    Args:
+        path: of the file.
+        frames_per_second: of the video; DEFAULT_RATE where it is None.
+        frame_shape: (H, W) of the frames.
+
+    Raises:
+        InputError: the file cannot be written, or its name does not end in .mp4.
+        RuntimeUnavailableError: OpenCV is not installed.
+    """
 
     def __init__(self, path: Path, frames_per_second: float | None, frame_shape: tuple[int, int]) -> None:
         if path.suffix.lower() != ".mp4":
@@ -72,7 +87,7 @@ class OverlayVideo:
         check_writable(path, "--output")
         self.path = path
         self._count = 0
-        # The codec halves the colour planes: an odd row or column would be lost.
+        # The codec needs even sides (4:2:0 subsampling); an odd last row or column is left out.
         self._height, self._width = (side - side % 2 for side in frame_shape)
         self._pending = _pending(path)
         self._writer: Any = self._cv2.VideoWriter(
@@ -89,7 +104,7 @@ class OverlayVideo:
             )
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
-        image = overlay(self._cv2, frame.pixels, result.object_ids, result.masks)[: self._height, : self._width]
+        image = draw_masks(self._cv2, frame.pixels, result.object_ids, result.masks)[: self._height, : self._width]
         self._writer.write(np.ascontiguousarray(image[..., ::-1]))
         self._count += 1
 
@@ -110,9 +125,16 @@ class OverlayVideo:
 
 
 class MaskFolder:
-    """A palette PNG for each frame, as DAVIS annotations: the pixel's value is the object's id.
+    """A folder of palette PNGs as in DAVIS annotations, one for each frame: a pixel's value is the object's id.
 
-    Where masks overlap, the object with the higher score has the pixel.
+    Where masks overlap, the pixel belongs to the object with the higher score.
+
+    Args:
+        path: of the folder, which is created where it does not exist.
+        object_ids: all that may occur.
+
+    Raises:
+        InputError: the folder cannot be written, or an id is not from 1 to 255.
     """
 
     def __init__(self, path: Path, object_ids: Sequence[int]) -> None:
@@ -143,14 +165,21 @@ class MaskFolder:
             raise InputError(f"{target} could not be written ({error.strerror or error}); free space there") from error
 
     def close(self) -> None:
-        """Every mask is complete already."""
+        """Nothing to do: every mask is complete."""
 
     def discard(self) -> None:
-        """Masks that are complete stay."""
+        """Nothing to do: complete masks are kept."""
 
 
 class ScoreLines:
-    """One JSON object a line and frame: the frame, and for each object its scores, area and box in pixels."""
+    """JSON lines, one for each frame: its index and name, and the scores, area and box (in pixels) of each object.
+
+    Args:
+        path: of the file; a pipe or /dev/stdout is written to as the frames come.
+
+    Raises:
+        InputError: it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -172,9 +201,10 @@ class ScoreLines:
                 "id": object_id,
                 "object_score": round(float(result.object_scores[row]), 4),
                 "iou": round(float(result.ious[row]), 4),
-                "visible": bool(result.object_scores[row] > 0),
-                "area": int(result.masks[row].sum()),
-                "box": _box(result.masks[row]),
+                "visible": bool(result.visible[row]),
+                "area": int(result.areas[row]),
+                # The box of an empty mask is null here: a reader of JSON would take zeros for a box in the corner.
+                "box": [int(side) for side in result.boxes[row]] if result.areas[row] else None,
             }
             for row, object_id in enumerate(result.object_ids)
         ]
@@ -183,7 +213,7 @@ class ScoreLines:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
-            # Half a line may stand in the file by now.
+            # The last line may be incomplete now, so the file is not kept.
             self._failure = InputError(f"{self.path} could not be written ({error.strerror}); free space there")
             raise self._failure from error
 
@@ -205,14 +235,6 @@ class ScoreLines:
             self._file.close()
         if self._pending is not None:
             self._pending.discard()
-
-
-def _box(mask: np.ndarray) -> list[int] | None:
-    """[x0, y0, x1, y1] around a mask, the far corner beyond it, or None where it is empty."""
-    if not mask.any():
-        return None
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
 def _pending(path: Path) -> AtomicFile:

@@ -1,4 +1,4 @@
-"""Where frames come from: a video file, a folder of images, or a camera. Read lazily, one frame at a time."""
+"""Sources of frames: a video file, a folder of images, or a camera. Frames are read lazily, one at a time."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ from PIL import Image, UnidentifiedImageError
 from etam_edge.errors import InputError, RuntimeUnavailableError
 
 FFMPEG_QUIET = "-8"
+"""FFmpeg's log level AV_LOG_QUIET."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 UNREADABLE_IMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises over damaged files."""
+"""Exceptions that Pillow raises for damaged files."""
 
 
 @dataclass(frozen=True, eq=False)
 class NamedFrame:
-    """A frame, uint8 (H, W, 3) RGB, and what its own files are called after it."""
+    """A frame of a source.
+
+    Attributes:
+        name: stem of the names of files that belong to the frame, for example its mask: the image file's own, or a
+            number.
+        pixels: uint8 (H, W, 3) RGB.
+    """
 
     name: str
     pixels: np.ndarray
 
 
 class FrameSource(Protocol):
-    """Frames in order.
+    """Frames in order. Each iteration starts at the first frame, except for a camera.
 
     Attributes:
-        stem: what the source's outputs are called after.
-        path: where it is read from, or None for a camera.
-        length: how many frames there are, or None where that is not known beforehand. What a video file announces may
-            be wrong: `count` knows.
-        frames_per_second: or None where a source has no clock.
-        frame_shape: (H, W) of the first frame in pixels.
+        stem: name of the source, from which names of outputs are derived.
+        path: of the file or folder, or None for a camera.
+        length: number of frames, or None where it is not known beforehand. That of a video file is read from its header
+            and may be wrong; `count` is exact.
+        frames_per_second: or None where it is not known.
+        frame_shape: (H, W) of the first frame, in pixels.
     """
 
     stem: str
@@ -50,11 +57,14 @@ class FrameSource(Protocol):
     def __iter__(self) -> Iterator[NamedFrame]: ...
 
     def count(self) -> int | None:
-        """How many frames there are, or None where there is no end. May decode a whole video."""
+        """The exact number of frames, or None for an endless source. May decode a whole video."""
 
 
 def open_source(source: str) -> FrameSource:
-    """The frames at a path, or of the camera with this number where no path is called so.
+    """Open a source.
+
+    Args:
+        source: path of a video file or a folder of images; or a camera's number, where no path has this name.
 
     Raises:
         InputError: there is nothing at `source` that frames can be read from.
@@ -73,10 +83,16 @@ def open_source(source: str) -> FrameSource:
 
 
 class ImageFolder:
-    """Images of a folder, in the natural order of their names: 2.jpg before 10.jpg.
+    """The images of a folder, in the natural order of their names: 2.jpg before 10.jpg.
+
+    Args:
+        path: of the folder.
 
     Attributes:
-        files: the images, in that order.
+        files: paths of the images, in that order.
+
+    Raises:
+        InputError: the folder cannot be read, holds no images, or two with the same stem.
     """
 
     frames_per_second: float | None = None
@@ -107,13 +123,25 @@ class ImageFolder:
 
 
 class _Capture:
-    """What OpenCV reads: a video file or a camera."""
+    """A video file or camera opened by OpenCV.
+
+    Args:
+        target: path of the file, or number of the camera.
+
+    Attributes:
+        opened: whether OpenCV could open it.
+        rate: frames per second, or None where it is not known.
+        count: number of frames that the file's header announces, or None.
+
+    Raises:
+        RuntimeUnavailableError: OpenCV is not installed.
+    """
 
     def __init__(self, target: str | int) -> None:
         cv2 = import_opencv()
         self._error = cv2.error
         self._capture = cv2.VideoCapture()
-        # A camera number beyond a C int raises where others just do not open.
+        # OpenCV raises for a camera number beyond a C int, while other numbers merely fail to open.
         with suppress(cv2.error):
             self._capture.open(target)
         self.opened = bool(self._capture.isOpened())
@@ -124,7 +152,7 @@ class _Capture:
         self._to_rgb = lambda image: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def read(self) -> np.ndarray | None:
-        """The next frame, uint8 (H, W, 3) RGB, or None after the last one that can be read."""
+        """The next frame, uint8 (H, W, 3) RGB, or None after the last one that can be decoded."""
         try:
             found, image = self._capture.read()
         except self._error:
@@ -132,7 +160,7 @@ class _Capture:
         return self._to_rgb(image) if found else None
 
     def skip(self) -> bool:
-        """Pass over a frame; False after the last one."""
+        """Skip a frame without decoding it; False after the last one."""
         return bool(self._capture.grab())
 
     def close(self) -> None:
@@ -140,7 +168,15 @@ class _Capture:
 
 
 class VideoFile:
-    """Frames of a video file, named by their number."""
+    """The frames of a video file, named by their number.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: OpenCV cannot read the file, or it holds no frame.
+        RuntimeUnavailableError: OpenCV is not installed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.stem = path.stem
@@ -150,7 +186,7 @@ class VideoFile:
             first = capture.read() if capture.opened else None
             if first is None:
                 raise InputError(
-                    f"{path} is no video that OpenCV can read, or is empty; name another, or a folder of images"
+                    f"{path} is not a video that OpenCV can read, or is empty; name another, or a folder of images"
                 )
             self.length = capture.count
             self.frames_per_second = capture.rate
@@ -169,7 +205,15 @@ class VideoFile:
 
 
 class Camera:
-    """Frames of a camera until it is unplugged, named by their number."""
+    """The frames of a camera until it is disconnected, named by their number. It can be iterated once.
+
+    Args:
+        index: number of the camera.
+
+    Raises:
+        InputError: the camera does not open, or gives no frame.
+        RuntimeUnavailableError: OpenCV is not installed.
+    """
 
     length: int | None = None
     path: Path | None = None
@@ -201,41 +245,47 @@ def _is_frame(file: Path) -> bool:
 
 
 def _natural_order(file: Path) -> tuple[list[str | int], str]:
-    """2 before 10. Every second part of the split is a number, so that like is compared with like."""
+    """A sort key that puts 2 before 10: the name split into text and numbers, which alternate."""
     parts = re.split(r"([0-9]+)", file.name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], file.name
 
 
 def read_image(file: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB.
+    """An image file as uint8 (H, W, 3) RGB.
 
     Raises:
-        InputError: the file is no image, or is damaged.
+        InputError: the file is not an image, or is damaged.
     """
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
         raise InputError(
-            f"{file} is no image that Pillow can read; take it out of the folder, or save it again"
+            f"{file} is not an image that Pillow can read; take it out of the folder, or save it again"
         ) from None
     except UNREADABLE_IMAGE as error:
         raise InputError(f"{file} is damaged or cannot be read ({error}); save it again") from error
 
 
-def import_opencv() -> Any:
-    """
+def import_opencv(user: str | None = None) -> Any:
+    """The module of OpenCV, with its own messages silenced.
+
+    Args:
+        user: what needs it, for the message; by default videos and cameras.
+
     Raises:
         RuntimeUnavailableError: OpenCV is not installed.
     """
     try:
         import cv2
     except ImportError as error:
+        need = f"{user} needs" if user else "videos and cameras need"
+        instead = "" if user else ", or use a folder of images and --masks"
         raise RuntimeUnavailableError(
-            f"videos and cameras need OpenCV, which cannot be imported ({error}); "
-            'install it with: pip install "etam-edge[video]", or use a folder of images and --masks'
+            f"{need} OpenCV, which cannot be imported ({error}); "
+            f'install it with: pip install "etam-edge[video]"{instead}'
         ) from error
-    # The complaints of OpenCV and FFmpeg about bad files would stand before our own sentence.
+    # OpenCV and FFmpeg would print their own messages about damaged files before the error is raised.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", FFMPEG_QUIET)
     return cv2

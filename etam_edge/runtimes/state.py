@@ -1,4 +1,8 @@
-"""A session on disk: one .npz file, written beside its place and renamed."""
+"""Saved sessions: one .npz file, written atomically.
+
+The file holds a JSON description (`about`), the last outputs of each object (`answer_ID_NAME`) and the device buffers
+(`buffer_NAME`). The names are part of the format and do not change within a version.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,17 @@ STATE_VERSION = 1
 
 @dataclass
 class SessionState:
-    """All that the rest of a stream depends on.
+    """Everything that the results of later frames depend on.
 
     Attributes:
-        bundle: identity of the bundle.
-        options: of the session.
-        frame_index, frame_shape: of the frame just tracked.
-        prompted: objects that were prompted on it.
-        objects: by id, what `ObjectMemory.to_dict` gives.
-        outputs: by id, the frame's outputs.
-        buffers: the workspace's kept buffers, by name.
+        bundle: identity of the bundle, `Bundle.identity`.
+        options: of the session, by the parameter names of `Session`.
+        frame_index: of the last frame; -1 before the first.
+        frame_shape: (H, W) of the frames; None before the first.
+        prompted: objects that were prompted on the last frame.
+        objects: bookkeeping of their memory by id, as `ObjectMemory.to_dict` returns it.
+        outputs: of the decoder on the last frame, by id.
+        buffers: device memory by name, as `Workspace.kept_state` lists it.
     """
 
     bundle: str
@@ -41,9 +46,10 @@ class SessionState:
 
 
 def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
-    """
+    """Write a state, replacing the file atomically.
+
     Raises:
-        InputError: the file cannot be written; an earlier one stays as it was.
+        InputError: the file cannot be written; an existing one is unchanged.
     """
     about = {
         "version": STATE_VERSION,
@@ -52,7 +58,7 @@ def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
     }
     arrays = {f"buffer_{name}": array for name, array in state.buffers.items()}
     for object_id, output in state.outputs.items():
-        # A mask is there only where the graph gave one; as it was before graphs did.
+        # `mask` is None for bundles without a frame size. It is left out, as before masks of graphs existed.
         values = {name: value for name, value in asdict(output).items() if value is not None}
         arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in values.items()}
     try:
@@ -63,7 +69,8 @@ def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
 
 
 def load_state(path: str | os.PathLike[str]) -> SessionState:
-    """
+    """Read the state that `save_state` wrote.
+
     Raises:
         InputError: the file is missing, damaged or of another version.
     """
@@ -85,9 +92,9 @@ def load_state(path: str | os.PathLike[str]) -> SessionState:
             buffers={name[len("buffer_") :]: array for name, array in arrays.items() if name.startswith("buffer_")},
         )
     except FileNotFoundError:
-        raise InputError(f"there is no session state at {path}; write one with session.save()") from None
+        raise InputError(f"there is no saved session at {path}; write one with session.save()") from None
     except Exception as error:
-        raise InputError(f"{path} is no session state, or is damaged ({error}); save the session again") from error
+        raise InputError(f"{path} is not a saved session, or is damaged ({error}); save the session again") from error
 
 
 def _decoder_output(arrays: dict[str, np.ndarray], object_id: int) -> DecoderOutput:

@@ -21,6 +21,7 @@ from PIL import Image
 from rich.progress import track as progress
 from sources import Sources
 
+import etam_edge
 from etam_edge import Prompt, Tracker
 from etam_edge.evaluation.metrics import boundary_measure, evaluated_mean, region_similarity
 from etam_edge.media import crossing
@@ -106,14 +107,9 @@ def speed(tracker: Tracker, frames: int = 200) -> float:
 def follow(
     tracker: Tracker, frames: Iterable[np.ndarray], prompts: list[Prompt]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For every frame the masks, bool (K, H, W), and who is in sight, bool (K,)."""
+    """For every frame the masks, bool (K, H, W), and which objects are visible, bool (K,)."""
     session = tracker.start_session(max_objects=len(prompts))
-    answers = []
-    for frame in frames:
-        given = {} if answers else dict(enumerate(prompts, 1))
-        result = session.track(frame, prompts=given)
-        answers.append((result.masks, result.object_scores > 0))
-    return answers
+    return [(result.masks, result.visible) for result in etam_edge.follow(session, frames, dict(enumerate(prompts, 1)))]
 
 
 def _prompt(kind: str, mask: np.ndarray) -> Prompt:

@@ -1,4 +1,4 @@
-"""What a runtime has to offer to a session."""
+"""The interface between a session and the runtime that executes its graphs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from etam_edge.runtimes.backends.buffers import Buffer, Device
 
 
 class Backend(Protocol):
-    """The four graphs of a bundle, ready to run.
+    """The four graphs of a bundle, loaded and ready to run.
 
     Attributes:
         name: of the runtime and where it runs, for example "onnxruntime (cpu)".
-        device: where the graphs read and write.
+        device: that holds the graphs' inputs and outputs.
     """
 
     name: str
     device: Device
 
     def check_objects(self, count: int) -> None:
-        """Refuse more objects than one call takes.
+        """Refuse more objects than one call can process.
 
         Raises:
-            InputError: they are too many; what to do is said.
+            InputError: there are too many; the message says what to do.
         """
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        """Run one graph on all its inputs and write all its outputs.
+        """Run one graph on all its inputs and write all its outputs. It may return before the device has finished.
+
+        Args:
+            graph: name, of `etam_edge.bundle.GRAPH_NAMES`.
+            inputs, outputs: by name, of the shapes and types in the graph's signature.
 
         Raises:
-            EtamError: the graph failed; outputs may hold anything.
+            EtamError: the graph failed; the content of the outputs is undefined.
         """
+
+    def close(self) -> None:
+        """Free the graphs. Sessions of this backend can no longer run; calling it again does nothing."""

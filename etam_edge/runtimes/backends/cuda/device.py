@@ -11,7 +11,7 @@ from contextlib import suppress
 import numpy as np
 
 from etam_edge.errors import CudaError
-from etam_edge.runtimes.backends.buffers import Buffer
+from etam_edge.runtimes.backends.buffers import Buffer, check_copy, check_upload
 from etam_edge.runtimes.backends.cuda.driver import Cuda, HostMemory
 
 STAGING = 8 << 20
@@ -58,7 +58,7 @@ class CudaDevice:
         return Buffer(memory.device_address, tuple(shape), kind, _MappedMemory(self, memory))
 
     def upload(self, array: np.ndarray, target: Buffer) -> None:
-        assert (array.shape, array.dtype) == (target.shape, target.dtype)
+        check_upload(array, target)
         array = np.ascontiguousarray(array)
         if isinstance(target.owner, _MappedMemory):
             # The device may still read the current content.
@@ -85,7 +85,7 @@ class CudaDevice:
         return array
 
     def copy(self, source: Buffer, target: Buffer) -> None:
-        assert source.nbytes == target.nbytes
+        check_copy(source, target)
         self.cuda.on_device(target.address, source.address, source.nbytes, self.stream)
 
     def synchronize(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
-from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice
+from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice, check_copy
 from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import rewrite_for_cpu
 from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
 
@@ -37,6 +37,7 @@ class OnnxRuntimeBackend:
         bundle: checked on load.
         provider: "cpu", "cuda", or "auto" for CUDA where its provider is installed and starts, else the CPU.
         options: threads, spinning and rewrites; the defaults need no tuning.
+        device: index of the GPU, counted from 0; with "auto", the CPU is not used then.
 
     Attributes:
         threads: what was chosen, in words.
@@ -46,25 +47,37 @@ class OnnxRuntimeBackend:
         BundleError: a graph cannot be loaded or is not what the manifest says.
     """
 
-    def __init__(self, bundle: Bundle, provider: str = "auto", options: OnnxRuntimeOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        provider: str = "auto",
+        options: OnnxRuntimeOptions | None = None,
+        device: int | None = None,
+    ) -> None:
         options = options or OnnxRuntimeOptions()
         ort = import_onnxruntime()
-        candidates = _candidates(ort, provider)
+        candidates = _candidates(ort, provider, device)
+        self._index = device or 0
         for self.provider in candidates:
             try:
-                self._sessions = {name: _load(ort, bundle, name, options, self.provider) for name in GRAPH_NAMES}
+                self._sessions = {
+                    name: _load(ort, bundle, name, options, self.provider, self._index) for name in GRAPH_NAMES
+                }
                 break
             except RuntimeUnavailableError:
                 if self.provider == candidates[-1]:
                     raise
-        self.name = f"onnxruntime ({self.provider})"
+        self.name = f"onnxruntime ({self.provider})" if device is None else f"onnxruntime ({self.provider}:{device})"
         self.threads = options.description
         self._profiled = options.profile is not None
         self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
-        self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider)
+        self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider, self._index)
 
     def check_objects(self, count: int) -> None:
         """ONNX Runtime takes any number."""
+
+    def close(self) -> None:
+        self._sessions = {}
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         # Whatever a graph writes, it writes for every object; what all of them read has one row.
@@ -90,12 +103,14 @@ class OnnxRuntimeBackend:
         return {name: Path(session.end_profiling()) for name, session in self._sessions.items()}
 
     def _run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        session = self._sessions[graph]
+        session = self._sessions.get(graph)
+        if session is None:
+            raise EtamError(f"graph '{graph}' has been closed; load the bundle again with Tracker.load")
         binding = session.io_binding()
         for name, buffer in inputs.items():
-            binding.bind_input(name, self.provider, 0, buffer.dtype.type, buffer.shape, buffer.address)
+            binding.bind_input(name, self.provider, self._index, buffer.dtype.type, buffer.shape, buffer.address)
         for name, buffer in outputs.items():
-            binding.bind_output(name, self.provider, 0, buffer.dtype.type, buffer.shape, buffer.address)
+            binding.bind_output(name, self.provider, self._index, buffer.dtype.type, buffer.shape, buffer.address)
         try:
             session.run_with_iobinding(binding)
         except Exception as error:
@@ -105,21 +120,22 @@ class OnnxRuntimeBackend:
 class OrtDevice:
     """Device memory through ONNX Runtime's own allocator, for providers other than the CPU's."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, index: int = 0) -> None:
         self._ort = import_onnxruntime()
         self.kind = kind
-        self._copy = self._ort.InferenceSession(base64.b64decode(_COPY_GRAPH), providers=[PROVIDERS[kind]])
+        self.index = index
+        self._copy = self._ort.InferenceSession(base64.b64decode(_COPY_GRAPH), providers=[_provider(kind, index)])
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         # Defined content: an unused slot is masked, but NaN times zero would still be NaN.
-        value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self.kind, 0)
+        value = self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype), self.kind, self.index)
         return Buffer(value.data_ptr(), tuple(shape), np.dtype(dtype), value)
 
     def shared(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         return self.empty(shape, dtype)
 
     def upload(self, array: np.ndarray, target: Buffer) -> None:
-        staged = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.kind, 0)
+        staged = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.kind, self.index)
         self.copy(Buffer(staged.data_ptr(), array.shape, array.dtype, staged), target)
 
     def download(self, source: Buffer) -> np.ndarray:
@@ -128,10 +144,10 @@ class OrtDevice:
         return np.array(staged.owner.numpy())  # type: ignore[attr-defined]
 
     def copy(self, source: Buffer, target: Buffer) -> None:
-        assert source.nbytes == target.nbytes
+        check_copy(source, target)
         binding = self._copy.io_binding()
-        binding.bind_input("x", self.kind, 0, np.uint8, (source.nbytes,), source.address)
-        binding.bind_output("y", self.kind, 0, np.uint8, (target.nbytes,), target.address)
+        binding.bind_input("x", self.kind, self.index, np.uint8, (source.nbytes,), source.address)
+        binding.bind_output("y", self.kind, self.index, np.uint8, (target.nbytes,), target.address)
         self._copy.run_with_iobinding(binding)
 
 
@@ -147,11 +163,29 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _candidates(ort: Any, provider: str) -> list[str]:
-    """The providers to try, in this order."""
+def _provider(kind: str, index: int) -> str | tuple[str, dict[str, str]]:
+    """A provider in the form that `InferenceSession` expects, on the GPU with this index."""
+    return PROVIDERS[kind] if kind == "cpu" else (PROVIDERS[kind], {"device_id": str(index)})
+
+
+def _candidates(ort: Any, provider: str, device: int | None) -> list[str]:
+    """The providers to try, in this order.
+
+    Raises:
+        InputError: the provider is not known, or a GPU was requested from the CPU's.
+        RuntimeUnavailableError: the provider is not part of this ONNX Runtime.
+    """
     if provider not in (*PROVIDERS, "auto"):
         raise InputError(f"provider '{provider}' is not known; use cpu, cuda or auto")
     available = ort.get_available_providers()
+    if device is not None and (provider == "cpu" or (provider == "auto" and PROVIDERS["cuda"] not in available)):
+        reason = "the provider is 'cpu'" if provider == "cpu" else "this ONNX Runtime has no CUDA provider"
+        raise InputError(
+            f"device={device} is the index of a GPU, and {reason}; leave it out to run on the CPU, or install "
+            "onnxruntime-gpu and use provider='cuda'"
+        )
+    if provider == "auto" and device is not None:
+        return ["cuda"]
     if provider == "auto":
         return ["cuda", "cpu"] if PROVIDERS["cuda"] in available else ["cpu"]
     if PROVIDERS[provider] not in available:
@@ -162,7 +196,7 @@ def _candidates(ort: Any, provider: str) -> list[str]:
     return [provider]
 
 
-def _load(ort: Any, bundle: Bundle, name: str, options: OnnxRuntimeOptions, provider: str) -> Any:
+def _load(ort: Any, bundle: Bundle, name: str, options: OnnxRuntimeOptions, provider: str, device: int) -> Any:
     """The session of one graph.
 
     Raises:
@@ -173,7 +207,7 @@ def _load(ort: Any, bundle: Bundle, name: str, options: OnnxRuntimeOptions, prov
     try:
         queries = bundle.manifest.model.tokens if name == "track" else None
         graph = rewrite_for_cpu(path.read_bytes(), queries, options.skip_rewrites) if provider == "cpu" else str(path)
-        session = ort.InferenceSession(graph, options.session_options(ort), providers=[PROVIDERS[provider]])
+        session = ort.InferenceSession(graph, options.session_options(ort), providers=[_provider(provider, device)])
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
     if PROVIDERS[provider] not in session.get_providers():

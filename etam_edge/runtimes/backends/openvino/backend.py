@@ -75,10 +75,15 @@ class OpenVinoBackend:
     def check_objects(self, count: int) -> None:
         """OpenVINO takes any number."""
 
+    def close(self) -> None:
+        self._requests = {}
+
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         # A graph writes every output for every object; inputs that all objects share have one row.
         count = next(iter(outputs.values())).shape[0]
-        request = self._requests[graph]
+        request = self._requests.get(graph)
+        if request is None:
+            raise EtamError(f"graph '{graph}' has been closed; load the bundle again with Tracker.load")
         for row in range(count):
             for name, buffer in (*inputs.items(), *outputs.items()):
                 own = buffer.rows(row, row + 1) if buffer.shape[0] == count else buffer

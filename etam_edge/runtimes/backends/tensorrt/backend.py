@@ -152,12 +152,21 @@ class _LoadedGraph:
         }
 
     def objects(self, tensors: Mapping[str, Buffer]) -> int:
-        """The number of objects of a call. Asserts that every tensor has the shape and type for that number."""
-        assert tensors.keys() == self.tensors.keys(), (tensors.keys(), self.tensors.keys())
+        """Number of objects of a call.
+
+        Raises:
+            ValueError: a tensor is missing, or has another shape or type than the signature for this number.
+        """
+        if tensors.keys() != self.tensors.keys():
+            raise ValueError(f"graph '{self._name}' has tensors {[*self.tensors]}, and was given {[*tensors]}")
         count = next((tensors[tensor.name].shape[0] for tensor in self._inputs if OBJECTS in tensor.shape), 1)
         for name, tensor in self.tensors.items():
             buffer = tensors[name]
-            assert (buffer.shape, buffer.dtype.name) == (tensor.sized(count), tensor.dtype), (self._name, name)
+            if (buffer.shape, buffer.dtype.name) != (tensor.sized(count), tensor.dtype):
+                raise ValueError(
+                    f"'{name}' of graph '{self._name}' is {tensor.dtype} {tensor.sized(count)}, and was given "
+                    f"{buffer.dtype} {buffer.shape}"
+                )
         return count
 
     def resize(self, count: int) -> None:
@@ -193,21 +202,23 @@ class _LoadedGraph:
         )
 
 
-def load_tensorrt(bundle: Bundle, flavour: str) -> TensorRTBackend:
-    """Load a bundle's engines on the first GPU of this machine.
+def load_tensorrt(bundle: Bundle, flavour: str, device: int = 0) -> TensorRTBackend:
+    """Load a bundle's engines on a GPU of this machine.
 
     Args:
+        bundle: with engines.
         flavour: "tensorrt" or "tensorrt-rtx".
+        device: index of the GPU, counted from 0.
 
     Raises:
         RuntimeUnavailableError: TensorRT, a CUDA package, a driver or a GPU is missing.
         BundleError: there are no engines for this GPU and this TensorRT.
         CudaError: they cannot be loaded.
     """
-    return TensorRTBackend(bundle, trt=import_tensorrt(flavour), cuda=open_cuda())
+    return TensorRTBackend(bundle, trt=import_tensorrt(flavour), cuda=open_cuda(device))
 
 
-def best_tensorrt(bundle: Bundle) -> TensorRTBackend | None:
+def best_tensorrt(bundle: Bundle, device: int = 0) -> TensorRTBackend | None:
     """The bundle's engines if they can run on this machine, else None.
 
     Nothing is imported for a bundle without engines. If there are TensorRT and a GPU but the engines do not fit them, a
@@ -220,7 +231,7 @@ def best_tensorrt(bundle: Bundle) -> TensorRTBackend | None:
         if flavour not in built:
             continue
         try:
-            return load_tensorrt(bundle, flavour)
+            return load_tensorrt(bundle, flavour, device)
         except RuntimeUnavailableError:
             continue
         except (BundleError, CudaError) as error:
