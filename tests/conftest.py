@@ -100,3 +100,19 @@ def camera_bundle(tmp_path_factory: pytest.TempPathFactory) -> CameraBundleMaker
         return copies[frame_size]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nano_bundle() -> Path:
+    """The bundle that `etam-edge export` writes: etam_nano in fp32. Not to be changed: it is cached."""
+    pytest.importorskip("torch")
+
+    def export(path: Path) -> None:
+        from typer.testing import CliRunner
+
+        from etam_edge.cli.app import app
+
+        result = CliRunner().invoke(app, ["export", "--output", str(path)])
+        assert result.exit_code == 0, result.output
+
+    return cached_bundle("etam_nano-fp32", export)

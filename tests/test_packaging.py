@@ -98,10 +98,8 @@ def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPat
     return scripts
 
 
-def test_installed_wheel_tracks_a_clip(installed: Path, tmp_path: Path) -> None:
+def test_installed_wheel_tracks_a_clip(installed: Path, nano_bundle: Path, tmp_path: Path) -> None:
     """The masks equal those of this checkout, in an environment without torch and onnx."""
-    bundle = tmp_path / "bundle"
-    run(sys.executable, "-m", "etam_edge", "export", "--output", bundle, cwd=ROOT)
     heavy = "import importlib.util as u; print([n for n in ('torch', 'onnx', 'etam_edge_testing') if u.find_spec(n)])"
     assert run(installed / "python", "-c", heavy, cwd=tmp_path).strip() == "[]"
     clip = run(
@@ -110,8 +108,8 @@ def test_installed_wheel_tracks_a_clip(installed: Path, tmp_path: Path) -> None:
     assert installed.parent in Path(clip).parents
 
     options = ("--box", "50,45,238,205", "--max-frames", "20", "--threads", "1")
-    run(installed / "etam-edge", "track", bundle, clip, *options, "--masks", "installed", cwd=tmp_path)
-    run(sys.executable, "-m", "etam_edge", "track", bundle, clip, *options, "--masks", tmp_path / "here", cwd=ROOT)
+    run(installed / "etam-edge", "track", nano_bundle, clip, *options, "--masks", "installed", cwd=tmp_path)
+    run(sys.executable, "-m", "etam_edge", "track", nano_bundle, clip, *options, "--masks", tmp_path / "here", cwd=ROOT)
     names = sorted(file.name for file in (tmp_path / "installed").iterdir())
     assert names == [f"{index:05d}.png" for index in range(20)]
     for name in names:

@@ -36,9 +36,8 @@ def main() -> None:
         sys.exit(f"{options.source} gave no more than {WARM_UP} frames, which are not counted; name a longer source")
     median, slow = np.percentile(milliseconds, (50, 95))
     print(f"{tracker.spec.name}, {tracker.bundle.manifest.precision}, {tracker.runtime}, objects: {options.objects}")
-    print(
-        f"{len(milliseconds)} frames: median {median:.1f} ms, 95th percentile {slow:.1f} ms, {1000 / slow:.1f} frames/s"
-    )
+    rate = f"{1000 / slow:.1f} frames/s"
+    print(f"{len(milliseconds)} frames: median {median:.1f} ms, 95th percentile {slow:.1f} ms ({rate})")
 
 
 def time_frames(track: Callable[..., object], source: str, objects: int, frames: int) -> list[float]:
