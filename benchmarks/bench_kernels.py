@@ -59,9 +59,7 @@ def measure(case: Case, rounds: int, threads: int | None, step: Any = lambda: No
     import onnxruntime
 
     sessions = {
-        way: onnxruntime.InferenceSession(
-            data, session_options(threads, spinning=False), providers=["CPUExecutionProvider"]
-        )
+        way: onnxruntime.InferenceSession(data, session_options(threads), providers=["CPUExecutionProvider"])
         for way, data in case.ways.items()
     }
     times: dict[str, list[float]] = {way: [] for way in sessions}

@@ -7,14 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from benchmarks.session_options import load_bundle
+from benchmarks.session_options import load_with
 from benchmarks.settings import Part, Settings, counted
 from benchmarks.tables import table
-from etam_edge import Tracker, follow
+from etam_edge import follow
 from etam_edge.benchmark.clip import drawn_clip
 from etam_edge.recipe import FP32, INT8
+from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
 
 GRAPHS = ("encode", "track")
 MAX_OPERATORS = 12
@@ -52,7 +52,8 @@ def profile(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
     Raises:
         EtamError: the bundle cannot be used.
     """
-    tracker = _load_profiling(path, settings.threads, settings.output / "profile")
+    settings.output.mkdir(parents=True, exist_ok=True)
+    tracker = load_with(profile=settings.output / "profile")(path, settings.threads)
     size = tracker.spec.image_size
     clip = drawn_clip((size, size))
     session = tracker.start_session(max_objects=1)
@@ -61,7 +62,8 @@ def profile(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
         pixels = (frame.pixels for frame in clip.frames())
         for _ in follow(session, pixels, prompts=clip.prompts(1), max_frames=frames):
             advance("frames")
-    files = {name: Path(one.end_profiling()) for name, one in tracker.backend._sessions.items()}  # type: ignore[attr-defined]
+    assert isinstance(tracker.backend, OnnxRuntimeBackend)
+    files = tracker.backend.end_profiling()
     found = {graph: by_operator(json.loads(files[graph].read_text()), settings.frames) for graph in GRAPHS}
     for file in files.values():
         file.unlink()
@@ -79,19 +81,3 @@ def by_operator(events: list[Mapping[str, Any]], frames: int) -> dict[str, float
         for event in of_node[-frames:]:
             spent[event["args"]["op_name"]] += event["dur"] / 1e3 / frames
     return dict(spent)
-
-
-def _load_profiling(path: Path, threads: int | None, prefix: Path) -> Tracker:
-    import onnxruntime
-
-    class Profiling(onnxruntime.SessionOptions):  # type: ignore[misc]
-        """What the backend sets, and a profile."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.enable_profiling = True
-            self.profile_file_prefix = str(prefix)
-
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    with mock.patch.object(onnxruntime, "SessionOptions", Profiling):
-        return load_bundle(path, threads)

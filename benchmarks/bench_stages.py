@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.bundles import PADDED
 from benchmarks.candidates import ATTENTION, FP32_BARE, QUERIES, WORDS, bundle_of
-from benchmarks.session_options import load_bundle, load_without
+from benchmarks.session_options import load_bundle, load_with
 from benchmarks.settings import Part, Settings, counted
 from benchmarks.tables import table
 from etam_edge.benchmark.clip import drawn_clip
@@ -17,7 +17,7 @@ from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.recipe import FP32, INT8
 
 LOADS = {
-    FP32_BARE: (PADDED, load_without(ATTENTION, QUERIES)),
+    FP32_BARE: (PADDED, load_with(skip_rewrites=(ATTENTION, QUERIES))),
     FP32: (FP32, load_bundle),
     INT8: (INT8, load_bundle),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.bench_reference import scatter, turns
+from benchmarks.bench_reference import interleaved, scatter
 from benchmarks.bundles import PADDED
 from benchmarks.candidates import (
     FP32_BARE,
@@ -44,8 +44,8 @@ TRICKS = (
     Trick("windows without padding", PADDED, FP32),
     Trick("self-attention fused when loaded", FP32_UNFUSED, FP32),
     Trick("memory attention a few queries at a time", FP32_UNSPLIT, FP32),
-    Trick("idle workers stopped, peer-style export", PLAIN_SPINNING, PLAIN),
-    Trick("idle workers stopped, bundle", FP32_SPINNING, FP32),
+    Trick("waiting threads sleep, peer-style export", PLAIN_SPINNING, PLAIN),
+    Trick("waiting threads sleep, bundle", FP32_SPINNING, FP32),
     Trick("all of these, in fp32", PLAIN_SPINNING, FP32),
     Trick("int8 products fused when loaded", INT8_UNFUSED, INT8),
     Trick("int8 in place of fp32", FP32, INT8),
@@ -64,7 +64,7 @@ def run(settings: Settings) -> Part:
     results: dict[str, Any] = {}
     tables, warnings = [], []
     for name in settings.models:
-        entries = turns(name, settings, wanted)
+        entries = interleaved(name, settings, wanted)
         gained = gains(entries, settings.warm_up)
         results[name] = {
             "candidates": [asdict(entry) for entry in entries],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bundles import PADDED, make_model
 from benchmarks.interleave import Runner
@@ -14,17 +15,14 @@ from benchmarks.plain_runner import FullMemory, PlainRunner, fill_memory
 from benchmarks.reference import ReferenceRunner, build_predictor, find_reference
 from benchmarks.runners import ModelRunner, SessionRunner
 from benchmarks.scene import Scene, make_scene
-from benchmarks.session_options import load_bundle, load_spinning, load_without
+from benchmarks.session_options import Load, load_bundle, load_openvino, load_with
 from benchmarks.settings import Settings
-from etam_edge import Tracker
 from etam_edge.errors import InputError
 from etam_edge.recipe import FP32, INT8
 from etam_edge.spec import find_spec
 
 Make = Callable[[], Runner]
 """Makes a candidate, its model loaded. Raises EtamError where that cannot be done."""
-Load = Callable[[Path, "int | None"], Tracker]
-"""Loads a bundle with so many threads."""
 
 
 class Parts:
@@ -45,25 +43,26 @@ class Parts:
         """What all of them see."""
         return make_scene(find_spec(self.name).image_size, self._folder / "frames")
 
-    def reference(self) -> Make:
-        """
+    def reference(self, **how: Any) -> Make:
+        """The reference's predictor; `how` goes to `ReferenceRunner`.
+
         Raises:
             InputError: the reference is not there.
             RuntimeUnavailableError: a package that it needs is missing.
         """
         builder = find_reference(self.settings.reference)
-        frames = self.settings.warm_up + self.settings.frames
 
         def make() -> Runner:
             weights = make_model(self.name).state_dict()
-            return ReferenceRunner(build_predictor(builder, self.name, weights), self.scene, frames)
+            predictor = build_predictor(builder, self.name, weights)
+            return ReferenceRunner(predictor, self.scene, self.settings.all_frames, **how)
 
         return make
 
     def model(self) -> Make:
         return lambda: ModelRunner(make_model(self.name), self.scene)
 
-    def plain(self, spinning: bool) -> Make:
+    def plain(self, spinning: str | None = None) -> Make:
         def make() -> Runner:
             paths, start = self._plain
             return PlainRunner(paths, start, self.scene, self.settings.threads, spinning)
@@ -103,37 +102,52 @@ class Variant:
 
 
 REFERENCE, MODEL = "reference", "pytorch"
+REFERENCE_COMPILED, REFERENCE_BFLOAT16 = "reference-compiled", "reference-bfloat16"
+OPENVINO_FP32, OPENVINO_INT8 = "openvino-fp32", "openvino-int8"
+FP32_WHILE_RUNNING, FP32_ONE_THREAD = "fp32-spinning-while-running", "fp32-one-thread"
+ALWAYS, WHILE_RUNNING = "always", "while running"
+"""What waiting threads of ONNX Runtime do; the default is that they sleep."""
 PLAIN_SPINNING, PLAIN, FP32_SPINNING = "plain-spinning", "plain", "fp32-spinning"
 FP32_BARE, FP32_UNFUSED, FP32_UNSPLIT, INT8_UNFUSED = "fp32-bare", "fp32-unfused", "fp32-unsplit", "int8-unfused"
 ATTENTION, PRODUCTS, QUERIES = "fuse_attention", "fuse_int8_products", "split_queries"
 """What `etam_edge.runtimes.backends.onnxruntime.cpu_rewrites` does."""
 VARIANTS = (
     Variant(REFERENCE, "reference, PyTorch eager", lambda parts: parts.reference()),
+    Variant(REFERENCE_COMPILED, "reference, torch.compile", lambda parts: parts.reference(compiled=True)),
+    Variant(REFERENCE_BFLOAT16, "reference, eager, bfloat16 autocast", lambda parts: parts.reference(bfloat16=True)),
     Variant(MODEL, "this project's PyTorch model, eager", lambda parts: parts.model()),
-    Variant(PLAIN_SPINNING, "peer-style export, ONNX Runtime's defaults", lambda parts: parts.plain(spinning=True)),
-    Variant(PLAIN, "peer-style export, idle workers stopped", lambda parts: parts.plain(spinning=False)),
-    Variant(FP32_SPINNING, "fp32 bundle, ONNX Runtime's defaults", lambda parts: parts.session(FP32, load_spinning)),
+    Variant(PLAIN_SPINNING, "peer-style export, ONNX Runtime's defaults", lambda parts: parts.plain(ALWAYS)),
+    Variant(PLAIN, "peer-style export, threads as a bundle", lambda parts: parts.plain()),
+    Variant(FP32_SPINNING, "fp32 bundle, threads spin on", lambda parts: parts.session(FP32, load_with(ALWAYS))),
     Variant(
         FP32_BARE,
         "fp32 bundle, windows padded, graphs loaded as they are",
-        lambda parts: parts.session(PADDED, load_without(ATTENTION, QUERIES)),
+        lambda parts: parts.session(PADDED, load_with(skip_rewrites=(ATTENTION, QUERIES))),
     ),
     Variant(PADDED, "fp32 bundle, windows padded", lambda parts: parts.session(PADDED)),
     Variant(
         FP32_UNFUSED,
         "fp32 bundle, attention not fused",
-        lambda parts: parts.session(FP32, load_without(ATTENTION)),
+        lambda parts: parts.session(FP32, load_with(skip_rewrites=(ATTENTION,))),
     ),
     Variant(
         FP32_UNSPLIT,
         "fp32 bundle, all queries of memory attention at once",
-        lambda parts: parts.session(FP32, load_without(QUERIES)),
+        lambda parts: parts.session(FP32, load_with(skip_rewrites=(QUERIES,))),
     ),
+    Variant(
+        FP32_WHILE_RUNNING,
+        "fp32 bundle, threads spin while a graph runs",
+        lambda parts: parts.session(FP32, load_with(WHILE_RUNNING)),
+    ),
+    Variant(FP32_ONE_THREAD, "fp32 bundle, one thread", lambda parts: parts.session(FP32, load_with(only_threads=1))),
+    Variant(OPENVINO_FP32, "fp32 bundle in OpenVINO", lambda parts: parts.session(FP32, load_openvino)),
+    Variant(OPENVINO_INT8, "int8 bundle in OpenVINO", lambda parts: parts.session(INT8, load_openvino)),
     Variant(FP32, "fp32 bundle", lambda parts: parts.session(FP32)),
     Variant(
         INT8_UNFUSED,
         "int8 bundle, products not fused",
-        lambda parts: parts.session(INT8, load_without(PRODUCTS)),
+        lambda parts: parts.session(INT8, load_with(skip_rewrites=(PRODUCTS,))),
     ),
     Variant(INT8, "int8 bundle, the rest fp32", lambda parts: parts.session(INT8)),
 )

@@ -79,6 +79,7 @@ def interleave(
     frames: int,
     step: Callable[[str], None] = lambda what: None,
     clock: Callable[[], float] = time.perf_counter,
+    first: int = 0,
 ) -> list[Entry]:
     """Time all runners over the same frames.
 
@@ -88,6 +89,7 @@ def interleave(
         frames: that count.
         step: told the name after every frame of every candidate.
         clock: seconds.
+        first: index of the first frame: where an earlier call on the same runners ended.
 
     Raises:
         EtamError: a runner cannot track a frame.
@@ -99,7 +101,7 @@ def interleave(
         for name in order(names, index):
             time.sleep(REST)
             begin = clock()
-            runners[name].step(index)
+            runners[name].step(first + index)
             times[name].append(1e3 * (clock() - begin))
             step(name)
         if index >= warm_up:

@@ -60,14 +60,19 @@ class PlainRunner:
         start: the memory that it begins with; it is copied.
         scene: what it sees.
         threads: for one graph; None lets ONNX Runtime choose.
-        spinning: leave idle workers spinning, as ONNX Runtime does by itself.
+        spinning: what waiting threads do, one of the backend's `SPIN_POLICIES`; None for the backend's default.
 
     Attributes:
         masks: of the frame just tracked, bool (1, S, S).
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], start: FullMemory, scene: Scene, threads: int | None, spinning: bool
+        self,
+        paths: Mapping[str, Path],
+        start: FullMemory,
+        scene: Scene,
+        threads: int | None,
+        spinning: str | None = None,
     ) -> None:
         import onnxruntime
 

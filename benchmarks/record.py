@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.settings import Part, Settings
 from etam_edge.benchmark import machine
+from etam_edge.benchmark.background import DESCRIPTION
 from etam_edge.benchmark.noise import NoiseWatch
 from etam_edge.cli.doctor import PACKAGES, look_up
 
@@ -57,6 +58,7 @@ class Recorder:
             WAIT_POLICY: os.environ.get(WAIT_POLICY),
             "frames": self._settings.frames,
             "warm_up": self._settings.warm_up,
+            "busy": {"processes": self._settings.busy, "load": DESCRIPTION},
             "noise": asdict(noise),
             "parts": {name: part.results for name, part in self._parts.items()},
             "warnings": [*noise.warnings, *(text for part in self._parts.values() for text in part.warnings)],
@@ -70,12 +72,15 @@ class Recorder:
         """
         found, threads = content["machine"], content["threads"]
         versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+        busy = content["busy"]["processes"]
         lines = [
             f"{found['cpu']}, {found['cores']} cores; Python {found['python']}, {versions}; threads: torch "
             f"{threads['torch']}, ONNX Runtime {threads['onnxruntime'] or 'its own choice'}; "
             f"{WAIT_POLICY}={content[WAIT_POLICY]}",
             f"`{content['command']}`",
         ]
+        if busy:
+            lines.append(f"*busy*: beside {busy} {content['busy']['load']}")
         for part in self._parts.values():
             lines += [f"## {part.title}", *part.tables]
         lines += [f"warning: {text}" for text in content["warnings"]]

@@ -6,7 +6,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,24 @@ def build_predictor(builder: Any, name: str, weights: Mapping[str, Any]) -> Any:
     return predictor
 
 
+def compile_parts(predictor: Any) -> None:
+    """Put the parts of a predictor that compute under `torch.compile`: those that its own option for videos compiles.
+
+    Memory grows during the first frames, so that memory attention is compiled for changing lengths.
+    """
+    import torch
+
+    for name, dynamic in (
+        ("image_encoder", False),
+        ("memory_encoder", False),
+        ("memory_attention", True),
+        ("sam_prompt_encoder", False),
+        ("sam_mask_decoder", False),
+    ):
+        part = getattr(predictor, name)
+        part.forward = torch.compile(part.forward, dynamic=dynamic)
+
+
 class ReferenceRunner:
     """One step of the predictor's `propagate_in_video` is one frame.
 
@@ -94,12 +112,20 @@ class ReferenceRunner:
         predictor: of `build_predictor`.
         scene: what it sees.
         frames: of the stream.
+        compiled: run the image encoder, memory attention, the mask decoder and the memory encoder under
+            `torch.compile`, with static shapes where the reference's own option has them.
+        bfloat16: run under bfloat16 autocast, which is the reference's own default on GPUs.
 
     Attributes:
         masks: of the frame just tracked, bool (S, S).
     """
 
-    def __init__(self, predictor: Any, scene: Scene, frames: int) -> None:
+    def __init__(
+        self, predictor: Any, scene: Scene, frames: int, compiled: bool = False, bfloat16: bool = False
+    ) -> None:
+        self._bfloat16 = bfloat16
+        if compiled:
+            compile_parts(predictor)
         self._state = predictor.init_state(str(scene.folder))
         images = self._state["images"]
         # Views of the same tensors: a long stream would not fit into memory.
@@ -108,7 +134,10 @@ class ReferenceRunner:
         # Wherever it answers, it warns of its extension, which fills holes on a GPU only.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            predictor.add_new_points_or_box(self._state, frame_idx=0, obj_id=1, points=[list(scene.click)], labels=[1])
+            with self._autocast():
+                predictor.add_new_points_or_box(
+                    self._state, frame_idx=0, obj_id=1, points=[list(scene.click)], labels=[1]
+                )
         self._frames = predictor.propagate_in_video(self._state)
         self._index = -1
         self.masks: np.ndarray | None = None
@@ -116,9 +145,15 @@ class ReferenceRunner:
     def step(self, index: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._index, _, masks = next(self._frames)
+            with self._autocast():
+                self._index, _, masks = next(self._frames)
         assert self._index == index, f"the reference tracked frame {self._index}, not {index}"
         self.masks = (masks[0, 0] > 0).numpy()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        import torch
+
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16)
 
     def logits(self) -> np.ndarray:
         kept = self._state["output_dict_per_obj"][0]

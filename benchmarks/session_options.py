@@ -1,43 +1,35 @@
-"""How a graph is loaded into ONNX Runtime: as a bundle's backend does it, or with something left out."""
+"""How bundles and other graphs are loaded into ONNX Runtime and OpenVINO: with the defaults, or with one changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from etam_edge import Tracker
-from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
+from etam_edge.bundle import Bundle
+from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
+from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
+from etam_edge.runtimes.backends.threads import Threads
 
-SPINNING_STOP = "session.force_spinning_stop"
+Load = Callable[[Path, Threads], Tracker]
+"""Loads a bundle with a number of threads; None and "auto" let the backend choose."""
 
 
-def session_options(threads: int | None, spinning: bool) -> Any:
-    """Options for a graph that is no bundle's, the same as a bundle's backend sets.
+def session_options(threads: Threads, spinning: str | None = None) -> Any:
+    """ONNX Runtime's options for a graph that is not a bundle's.
 
     Args:
-        threads: for one graph; None lets ONNX Runtime choose.
-        spinning: leave idle workers spinning, as ONNX Runtime does by itself.
+        threads: for one graph.
+        spinning: what waiting threads do, one of the backend's `SPIN_POLICIES`; None for what the backend does.
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if not spinning:
-        options.add_session_config_entry(SPINNING_STOP, "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
+    return _options(threads, spinning).session_options(onnxruntime)
 
 
-def load_bundle(path: Path, threads: int | None) -> Tracker:
-    """A bundle in ONNX Runtime on the CPU, as a user loads it.
-
-    Args:
-        path: of the bundle.
-        threads: for one graph; None lets ONNX Runtime choose.
+def load_bundle(path: Path, threads: Threads) -> Tracker:
+    """A bundle in ONNX Runtime on the CPU, with the default options.
 
     Raises:
         EtamError: the bundle or ONNX Runtime cannot be used.
@@ -45,36 +37,40 @@ def load_bundle(path: Path, threads: int | None) -> Tracker:
     return Tracker.load(path, "onnxruntime", provider="cpu", threads=threads)
 
 
-def load_spinning(path: Path, threads: int | None) -> Tracker:
-    """The same, but idle workers spin, as they do in ONNX Runtime by default.
+def load_openvino(path: Path, threads: Threads) -> Tracker:
+    """A bundle in OpenVINO.
 
     Raises:
-        EtamError: the bundle or ONNX Runtime cannot be used.
+        EtamError: the bundle or OpenVINO cannot be used.
     """
-    import onnxruntime
-
-    class Spinning(onnxruntime.SessionOptions):  # type: ignore[misc]
-        """Everything that the backend sets but the one entry."""
-
-        def add_session_config_entry(self, key: str, value: str) -> None:
-            if key != SPINNING_STOP:
-                super().add_session_config_entry(key, value)
-
-    with mock.patch.object(onnxruntime, "SessionOptions", Spinning):
-        return load_bundle(path, threads)
+    return Tracker.load(path, "openvino", threads=threads)
 
 
-def load_without(*rewrites: str) -> Callable[[Path, int | None], Tracker]:
-    """The same as `load_bundle`, but graphs are not rewritten so.
+def load_with(
+    spinning: str | None = None,
+    skip_rewrites: tuple[str, ...] = (),
+    profile: Path | None = None,
+    only_threads: int | None = None,
+) -> Load:
+    """Loads a bundle in ONNX Runtime on the CPU with other options than the default ones.
 
     Args:
-        rewrites: names of functions of `etam_edge.runtimes.backends.onnxruntime.cpu_rewrites`.
+        spinning: what waiting threads do; None for the default.
+        skip_rewrites: names of the rewrites of `cpu_rewrites` that are not applied.
+        profile: prefix of the files that say how long each operator took.
+        only_threads: overrides the number of threads of the run.
     """
 
-    def load(path: Path, threads: int | None) -> Tracker:
-        with ExitStack() as stack:
-            for name in rewrites:
-                stack.enter_context(mock.patch.object(cpu_rewrites, name, return_value=0))
-            return load_bundle(path, threads)
+    def load(path: Path, threads: Threads) -> Tracker:
+        bundle = Bundle.load(path)
+        options = _options(only_threads or threads, spinning, skip_rewrites, profile)
+        return Tracker(bundle, OnnxRuntimeBackend(bundle, "cpu", options))
 
     return load
+
+
+def _options(
+    threads: Threads, spinning: str | None, skip_rewrites: tuple[str, ...] = (), profile: Path | None = None
+) -> OnnxRuntimeOptions:
+    chosen = {} if spinning is None else {"spinning": spinning}
+    return OnnxRuntimeOptions(threads, skip_rewrites=skip_rewrites, profile=profile, **chosen)

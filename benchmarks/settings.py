@@ -28,6 +28,7 @@ class Settings:
         also: folders of further bundles by a name for them, each with a bundle named as a model.
         threads: of PyTorch and of ONNX Runtime; None lets them choose.
         output: folder for what is written.
+        busy: processes of the background load beside which whole frames are measured a second time; 0 for none.
     """
 
     models: Sequence[str]
@@ -41,6 +42,12 @@ class Settings:
     reference: Path | None = None
     also: dict[str, Path] = field(default_factory=dict)
     threads: int | None = None
+    busy: int = 0
+
+    @property
+    def all_frames(self) -> int:
+        """Frames that a candidate tracks in one run: warm-up, counted frames, and the busy ones."""
+        return self.warm_up + self.frames * (2 if self.busy else 1)
 
 
 @dataclass(frozen=True)

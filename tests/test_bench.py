@@ -17,7 +17,9 @@ from PIL import Image
 
 from etam_edge import Prompt, Tracker
 from etam_edge.benchmark import machine as machine_module
+from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark import measure as measure_module
+from etam_edge.benchmark.background import BackgroundLoad
 from etam_edge.benchmark.clip import BenchClip, clip_of_source, drawn_clip, grid_boxes
 from etam_edge.benchmark.machine import device_memory, governor, peak_memory, power_mode, resident_memory
 from etam_edge.benchmark.measure import Candidate, check_length, frames_to_fill, measure, stage_frames
@@ -440,3 +442,32 @@ def test_what_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert governor(tmp_path) == "schedutil"
     if shutil.which("uname", path="/usr/bin:/bin"):
         assert (peak_memory() or 0) > 10 << 20
+
+
+def test_background_load_runs_while_it_is_wanted() -> None:
+    with BackgroundLoad(2) as load:
+        running = list(load._running)
+        assert len(running) == 2
+        assert all(process.poll() is None for process in running)
+    assert all(process.poll() is not None for process in running)
+    with pytest.raises(InputError, match="257 busy processes are not possible"):
+        BackgroundLoad(257)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_matrix_speed_is_of_the_backends_runtime(
+    runtime: str, small_bundle: SmallBundleMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that ticks a second a look: 2 * 64^3 operations a second."""
+    pytest.importorskip(runtime)
+    monkeypatch.setattr(matrix_speed, "SIDE", 64)
+    backend = Tracker.load(small_bundle(Pooling.NONE), runtime, threads=1).backend
+    product = matrix_speed._product(backend)
+    assert product is not None
+    ticks = iter(range(100))
+    assert matrix_speed.matrix_speed(backend, clock=lambda: next(ticks)) == pytest.approx(2 * 64**3 / 1e9)
+    random = np.random.default_rng(0)
+    left, right = (random.standard_normal((64, 64), dtype=np.float32) for _ in range(2))
+    answer = product()
+    [found] = answer if isinstance(answer, list) else answer.values()  # type: ignore[attr-defined]
+    assert np.allclose(found, left @ right, atol=1e-3)

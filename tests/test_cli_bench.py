@@ -14,6 +14,7 @@ from conftest import SmallBundleMaker
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import TENSORRT
@@ -40,6 +41,7 @@ def bundle(small_bundle: SmallBundleMaker) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_speed, "SIDE", 64)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -224,3 +226,24 @@ def test_without_matplotlib_nothing_begins(bundle: Path, monkeypatch: pytest.Mon
     result = run(bundle)
     refused(result, 'pip install "etam-edge[check]"')
     assert isinstance(result.exception, RuntimeUnavailableError)
+
+
+def test_busy_threads_and_matrix_speed(bundle: Path) -> None:
+    result = run(bundle, "--objects", 2, *SHORT, "--busy", 1)
+    assert result.exit_code == 0, result.output
+    found = figures(Path("out/bench") / bundle.name)
+    assert found["busy"] == 1
+    assert found["command"].endswith("--threads 1 --busy 1")
+    [side] = found["sides"]
+    assert side["threads"] == "1; spinning: never"
+    assert side["matrix_gflops"] > 0
+    assert set(side["operations"]) == {"encode", "track"}
+    gflop = (side["operations"]["encode"] + 2 * side["operations"]["track"]) / 1e9
+    said = " ".join(result.output.split())
+    assert f"2 objects: a frame multiplies {gflop:.1f} GFLOP" in said
+    assert "threads: " in said
+    assert "measured beside 1 processes that sort 200,000 fixed 64-bit integers" in said
+
+
+def test_a_background_load_that_is_not_possible_is_refused(bundle: Path) -> None:
+    refused(run(bundle, "--busy", -1), "-1 busy processes are not possible; give a number from 0 to 256")

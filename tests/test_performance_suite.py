@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
 
+from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark.result import ratio
 from etam_edge.errors import EtamError, InputError
 from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
@@ -29,12 +31,13 @@ if PREBUILT:
     pytest.skip("the bundles' model is not of this run", allow_module_level=True)
 
 from benchmarks import (  # noqa: E402
-    bench_arithmetic,
+    bench_alternatives,
     bench_kernels,
     bench_objects,
     bench_profile,
     bench_start,
     bench_streams,
+    bench_threads,
     bench_tricks,
     bundles,
     candidates,
@@ -44,9 +47,10 @@ from benchmarks.command import main  # noqa: E402
 from benchmarks.interleave import Runner, interleave, order  # noqa: E402
 from benchmarks.plain_graphs import export_plain  # noqa: E402
 from benchmarks.plain_runner import PlainRunner, fill_memory  # noqa: E402
+from benchmarks.reference import compile_parts  # noqa: E402
 from benchmarks.runners import ModelRunner  # noqa: E402
 from benchmarks.scene import Scene, make_scene  # noqa: E402
-from benchmarks.session_options import load_without  # noqa: E402
+from benchmarks.session_options import load_with  # noqa: E402
 from etam_edge.model import EfficientTAM, ReferenceTracker  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +71,8 @@ def small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bundles, "seeded_weights", weights)
     monkeypatch.setattr(interleaving, "REST", 0.0)
+    monkeypatch.setattr(matrix_speed, "SIDE", 64)
+    monkeypatch.setattr(bench_threads, "LOADS", (0, 1))
     monkeypatch.setattr(bench_objects, "MODELS", (NAME,))
     monkeypatch.setattr(bench_streams, "PAIRS", 6)
     for part in (bench_streams, bench_start):
@@ -144,8 +150,8 @@ def test_plain_export_answers_what_the_model_does(tmp_path: Path) -> None:
     paths, start = export_plain(model, tmp_path / "plain"), fill_memory(model, scene)
     runners: dict[str, Runner] = {
         "model": ModelRunner(model, scene),
-        "plain": PlainRunner(paths, start, scene, 1, spinning=False),
-        "spinning": PlainRunner(paths, start, scene, 1, spinning=True),
+        "plain": PlainRunner(paths, start, scene, 1),
+        "spinning": PlainRunner(paths, start, scene, 1, spinning="always"),
     }
     for entry in interleave(runners, WARM_UP, 9)[1:]:
         assert entry.agreement is not None
@@ -250,6 +256,55 @@ def test_beside_the_reference(
     assert f"{NAME}: fp32 answers other masks than reference" in " ".join(content["warnings"])
 
 
+def test_on_a_busy_machine(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkout: Path) -> None:
+    given = ["--reference", str(checkout), "--bundles", str(ready), "--candidates", "reference", "fp32"]
+    content = run(tmp_path / "out", "--only", "reference", *given, "--busy", "1")
+    found = content["parts"]["reference"]
+    quiet, busy = found[NAME], found[f"{NAME}, busy"]
+    assert [entry["name"] for entry in quiet] == [entry["name"] for entry in busy] == ["reference", "fp32"]
+    assert all(len(entry["milliseconds"]) == FRAMES for entry in busy)
+    assert busy[1]["agreement"]["mean_iou"] > 0.999, "the streams went on where they were"
+    assert content["busy"]["processes"] == 1
+    share = found[f"{NAME}, share of matrix speed"]["candidates"]["fp32"]
+    assert share["gflops"] > 0
+    assert share["matrix_gflops"] > 0
+    said = capsys.readouterr().out
+    assert "*busy*: 1 processes beside" in said
+    assert "a frame multiplies" in said
+
+    assert main(["--only", "threads", "--busy", "-1", "--models", NAME]) == 2
+    assert "-1 busy processes are not possible" in capsys.readouterr().err
+
+
+def test_threads_at_several_loads(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["fp32", "fp32-spinning-while-running", "fp32-spinning", "fp32-one-thread"]
+    content = run(tmp_path / "out", "--only", "threads", "--bundles", str(ready), "--candidates", *chosen)
+    found = content["parts"]["threads"][NAME]
+    assert list(found) == ["0", "1"]
+    assert all([entry["name"] for entry in entries] == chosen for entries in found.values())
+    assert [len(found[load][0]["milliseconds"]) for load in found] == [WARM_UP + FRAMES, FRAMES]
+    assert "| fp32 bundle, one thread |" in capsys.readouterr().out
+
+
+def test_the_reference_is_compiled_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("image_encoder", "memory_encoder", "memory_attention", "sam_prompt_encoder", "sam_mask_decoder")
+    predictor = SimpleNamespace(**{name: torch.nn.Identity() for name in names})
+    seen: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: seen.append(dynamic) or forward)
+    compile_parts(predictor)
+    assert seen == [name == "memory_attention" for name in names]
+
+
+def test_alternatives_name_what_they_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["--only", "alternatives", "--models", NAME, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "transformers' video models cannot be imported" in said
+    assert bench_alternatives.INSTALL in said
+
+
 def test_the_reference_is_asked_for_in_one_sentence(
     checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,7 +354,7 @@ def test_what_a_candidate_leaves_out(ready: Path, monkeypatch: pytest.MonkeyPatc
     done: list[str] = []
     for name in (candidates.ATTENTION, candidates.QUERIES):
         monkeypatch.setattr(cpu_rewrites, name, lambda *given, name=name, **named: done.append(name) or 0)
-    load_without(candidates.ATTENTION)(ready / NAME, 1)
+    load_with(skip_rewrites=(candidates.ATTENTION,))(ready / NAME, 1)
     assert set(done) == {candidates.QUERIES}
     made = bundles.Bundles(tmp_path / "made", ready)
     sizes = [
@@ -434,7 +489,7 @@ def test_arithmetic_is_counted_by_hand(ready: Path, tmp_path: Path) -> None:
     content = run(tmp_path / "out", "--only", "arithmetic", "--bundles", str(ready))
     assert set(content["parts"]["arithmetic"][NAME]) == {"encode", "track"}
     encode = onnx.load(ready / NAME / "graphs" / "encode.onnx")
-    found = bench_arithmetic.operations(encode)
+    found = matrix_speed.operations(encode)
     spec = MODELS[NAME]
     tokens, width = spec.tokens, spec.vit_width
     # A patch is 16 x 16 x 3 pixels.

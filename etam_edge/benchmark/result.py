@@ -148,6 +148,11 @@ class Side:
         identity: the bundle's, or the checkpoint's sha256.
         load: milliseconds to load it.
         resize: where and how frames and masks are resized: "exact" or "fast" on the host, or "graph".
+        threads: of the backend, and how they were chosen; "" where the backend does not say.
+        matrix_gflops: speed of a large float32 product in the same runtime, measured in the same run; None where the
+            backend does not compute on the CPU.
+        operations: floating-point operations of the products of each graph, for one object; None where the onnx package
+            is not installed or the side is not a bundle.
     """
 
     name: str
@@ -158,6 +163,16 @@ class Side:
     identity: str
     load: float
     resize: str = "exact"
+    threads: str = ""
+    matrix_gflops: float | None = None
+    operations: dict[str, int] | None = None
+
+    def frame_gflop(self, objects: int) -> float | None:
+        """GFLOP of a tracked frame: the first graph runs once, the second for every object."""
+        if self.operations is None:
+            return None
+        encode, track = (self.operations[name] for name in ("encode", "track"))
+        return (encode + objects * track) / 1e9
 
 
 @dataclass(frozen=True)
@@ -212,6 +227,7 @@ class Benchmark:
         sides: what was measured.
         runs: by number of objects.
         noise: what else the machine did.
+        busy: processes of the background load beside which all of this was measured.
     """
 
     etam_edge: str
@@ -228,6 +244,7 @@ class Benchmark:
     sides: list[Side]
     runs: list[ObjectsRun]
     noise: Noise
+    busy: int = 0
 
     def to_json(self) -> str:
         """JSON with a trailing line break, times to a tenth of a microsecond."""

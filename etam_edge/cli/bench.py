@@ -58,12 +58,16 @@ def bench(
     resize: Annotated[str, typer.Option(help="How the host resizes for BUNDLE: exact or fast.")] = "exact",
     against_resize: Annotated[str, typer.Option(help="How it does for the other bundle.")] = "exact",
     threads: Annotated[int | None, typer.Option(help="CPU threads of each.", **THREADS)] = None,
+    busy: Annotated[
+        int, typer.Option(help="Measure beside so many busy processes, which sort numbers without a pause.")
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option(help="Folder for figures and plots.", show_default="out/bench/BUNDLE")
     ] = None,
 ) -> None:
     """Measure whole frames, their stages and memory, alone or in turn with another bundle or PyTorch."""
     from etam_edge.atomic import check_target
+    from etam_edge.benchmark.background import BackgroundLoad
     from etam_edge.benchmark.clip import drawn_clip
     from etam_edge.benchmark.machine import governor, look_at_machine, power_mode
     from etam_edge.benchmark.measure import check_length, measure, stage_frames
@@ -77,6 +81,7 @@ def bench(
     # All that can be refused is refused before the first frame is tracked.
     need_matplotlib()
     counts = _counts(objects)
+    load = BackgroundLoad(busy)
     if against != TORCH and checkpoint is not None:
         raise InputError("--checkpoint is for --against torch; add that, or leave it out")
     if against is None and (against_runtime, against_provider) != ("auto", "auto"):
@@ -106,7 +111,8 @@ def bench(
 
     timed = [one.candidate for one in loaded]
     staged = sum(candidate.tracker is not None for candidate in timed)
-    with frame_progress() as bar:
+    sides = [one.with_matrix_speed() for one in loaded]
+    with load, frame_progress() as bar:
         task = bar.add_task("bench", total=len(counts) * (frames + staged * stage_frames(frames, warm_up)))
         runs = [
             measure(
@@ -124,7 +130,8 @@ def bench(
         etam_edge=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=_command(bundle, source, frame_size, objects, frames, warm_up, against, checkpoint)
-        + _runtime_options(runtime, provider, against_runtime, against_provider, threads, resize, against_resize),
+        + _runtime_options(runtime, provider, against_runtime, against_provider, threads, resize, against_resize)
+        + (f" --busy {busy}" if busy else ""),
         machine=asdict(machine),
         versions=_versions(),
         power_mode=power_mode(),
@@ -133,9 +140,10 @@ def bench(
         source=Source(clip.name, clip.frame_shape[1], clip.frame_shape[0], clip.decoded),
         frames=frames,
         warm_up=warm_up,
-        sides=[one.side for one in loaded],
+        sides=sides,
         runs=runs,
         noise=noise.finish(runs, machine.cores),
+        busy=busy,
     )
     _write(target, result)
     show(result)
@@ -155,6 +163,19 @@ class _Loaded:
     def frame_size(self) -> tuple[int, int] | None:
         """(H, W) of the only frames that a bundle takes, or None."""
         return None if self.candidate.tracker is None else self.candidate.tracker.bundle.manifest.sizes.frame_size
+
+    def with_matrix_speed(self) -> Side:
+        """The side, with the matrix speed of its runtime and the operations of its graphs.
+
+        Measured before the background load starts: it is the machine's own speed.
+        """
+        from etam_edge.benchmark.matrix_speed import frame_operations, matrix_speed
+
+        tracker = self.candidate.tracker
+        speed = None if tracker is None else matrix_speed(tracker.backend)
+        if tracker is None or speed is None:
+            return self.side
+        return replace(self.side, matrix_gflops=speed, operations=frame_operations(tracker.bundle))
 
     def named_apart(self, other: str) -> _Loaded:
         """Bundles in different folders may have one name."""
@@ -242,6 +263,7 @@ def _load_bundle(path: Path, runtime: str, provider: str, threads: int | None, r
         identity=tracker.bundle.identity,
         load=load,
         resize=resize if manifest.sizes.frame_size is None else "graph",
+        threads=getattr(tracker.backend, "threads", ""),
     )
     return _Loaded(side, tracker.spec, Candidate.of(name, tracker, resize))
 

@@ -40,6 +40,7 @@ class OnnxRuntimeBackend:
         device: index of the GPU, counted from 0; with "auto", the CPU is not used then.
 
     Attributes:
+        options: that the graphs were loaded with.
         threads: what was chosen, in words.
 
     Raises:
@@ -68,8 +69,8 @@ class OnnxRuntimeBackend:
                 if self.provider == candidates[-1]:
                     raise
         self.name = f"onnxruntime ({self.provider})" if device is None else f"onnxruntime ({self.provider}:{device})"
+        self.options = options
         self.threads = options.description
-        self._profiled = options.profile is not None
         self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider, self._index)
 
@@ -98,7 +99,7 @@ class OnnxRuntimeBackend:
         Raises:
             InputError: the options asked for no profile.
         """
-        if not self._profiled:
+        if self.options.profile is None:
             raise InputError("nothing was profiled; load the bundle with OnnxRuntimeOptions(profile=PREFIX)")
         return {name: Path(session.end_profiling()) for name, session in self._sessions.items()}
 

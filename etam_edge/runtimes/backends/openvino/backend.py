@@ -42,6 +42,7 @@ class OpenVinoBackend:
         threads: for one graph; "auto" or None lets OpenVINO choose (the physical cores).
 
     Attributes:
+        thread_options: OpenVINO's options for the number of threads.
         threads: what was chosen, in words.
 
     Raises:
@@ -53,9 +54,8 @@ class OpenVinoBackend:
     def __init__(self, bundle: Bundle, threads: Threads = None) -> None:
         count = thread_count(threads)
         self._openvino = import_openvino()
-        options = dict(OPTIONS)
-        if count is not None:
-            options["INFERENCE_NUM_THREADS"] = count
+        self.thread_options = {} if count is None else {"INFERENCE_NUM_THREADS": count}
+        options = {**OPTIONS, **self.thread_options}
         if bundle.manifest.recipe.int8_regions:
             form = exact_int8_options(self._openvino, OPTIONS)
             if form != INTEGER:
