@@ -17,16 +17,14 @@ from etam_edge.runtimes.backends.openvino.backend import OPTIONS, OpenVinoBacken
 from etam_edge.runtimes.backends.openvino.int8_form import exact_int8_options
 from etam_edge.spec import Pooling
 from etam_edge_testing.golden_runs import session_outputs
-from etam_edge_testing.goldens import GOLDENS, Comparison
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino", reason='OpenVINO is not installed: pip install "etam-edge[openvino]"')
 
-GOLDEN = next(
-    golden for golden in GOLDENS if golden.id.startswith("efficienttam_ti_512x512") and "point_pos_neg" not in golden.id
-)
-"""One of the reference's own recordings; its weights are those that other tests export too."""
+QUICK = ("efficienttam_ti_512x512", 11, "")
+"""The weights of the goldens that are compared: one export serves them all."""
 
 
 def play(session: Session, frames: int = 12) -> list[FrameResult]:
@@ -198,9 +196,13 @@ def test_a_saturating_cpu_computes_in_float(monkeypatch: pytest.MonkeyPatch) -> 
         int8_form._found.cache_clear()
 
 
-def test_a_golden_of_the_reference_holds(seeded_bundle: BundleMaker) -> None:
-    tracker = Tracker.load(seeded_bundle(*GOLDEN.weights_id), runtime="openvino")
-    comparison = Comparison(GOLDEN)
-    comparison.check(session_outputs(GOLDEN, tracker))
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "golden", [golden for golden in GOLDENS if golden.weights_id == QUICK], ids=lambda golden: golden.id
+)
+def test_goldens_of_the_reference_hold(golden: Golden, seeded_bundle: BundleMaker) -> None:
+    tracker = Tracker.load(seeded_bundle(*golden.weights_id), runtime="openvino")
+    comparison = Comparison(golden)
+    comparison.check(session_outputs(golden, tracker))
     print(comparison.row())
     assert not comparison.failures

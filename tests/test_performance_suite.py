@@ -51,6 +51,7 @@ from benchmarks.reference import compile_parts  # noqa: E402
 from benchmarks.runners import ModelRunner  # noqa: E402
 from benchmarks.scene import Scene, make_scene  # noqa: E402
 from benchmarks.session_options import load_with  # noqa: E402
+from etam_edge.exporters.arithmetic import operations  # noqa: E402
 from etam_edge.model import EfficientTAM, ReferenceTracker  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -489,7 +490,7 @@ def test_arithmetic_is_counted_by_hand(ready: Path, tmp_path: Path) -> None:
     content = run(tmp_path / "out", "--only", "arithmetic", "--bundles", str(ready))
     assert set(content["parts"]["arithmetic"][NAME]) == {"encode", "track"}
     encode = onnx.load(ready / NAME / "graphs" / "encode.onnx")
-    found = matrix_speed.operations(encode)
+    found = operations(encode)
     spec = MODELS[NAME]
     tokens, width = spec.tokens, spec.vit_width
     # A patch is 16 x 16 x 3 pixels.

@@ -169,12 +169,17 @@ class _Loaded:
 
         Measured before the background load starts: it is the machine's own speed.
         """
-        from etam_edge.benchmark.matrix_speed import frame_operations, matrix_speed
+        from etam_edge.benchmark.matrix_speed import matrix_speed
 
         tracker = self.candidate.tracker
         speed = None if tracker is None else matrix_speed(tracker.backend)
         if tracker is None or speed is None:
             return self.side
+        try:
+            from etam_edge.exporters.arithmetic import frame_operations
+        except ImportError:
+            # Counting needs the onnx package, which a robot does not have.
+            return replace(self.side, matrix_gflops=speed)
         return replace(self.side, matrix_gflops=speed, operations=frame_operations(tracker.bundle))
 
     def named_apart(self, other: str) -> _Loaded:
