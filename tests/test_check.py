@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from etam_edge.errors import InputError, NotFiniteError
-from etam_edge.evaluation.check import NO_CHOICE, Run, check, count_frames, is_judged, run, run_both
+from etam_edge.evaluation.check import check
+from etam_edge.evaluation.clips import count_frames, is_judged
 from etam_edge.evaluation.metrics import boundary_measure, region_similarity
+from etam_edge.evaluation.runs import NO_CHOICE, Run, run, run_both
 from etam_edge.evaluation.summary import Comparison, compare
 from etam_edge.evaluation.thresholds import Thresholds, choose_thresholds, judge
 from etam_edge.media.datasets import Clip, find_clips

@@ -16,7 +16,7 @@ from etam_edge.errors import InputError
 from etam_edge.evaluation.metrics import region_similarity
 
 if TYPE_CHECKING:
-    from etam_edge.evaluation.check import Run
+    from etam_edge.evaluation.runs import Run
 
 POINTS = 100.0
 """A drop of one point is a hundredth of J&F."""

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from etam_edge.errors import InputError
-from etam_edge.evaluation.check import Check, Run, need_opencv
+from etam_edge.evaluation.check import Check
+from etam_edge.evaluation.runs import Run, need_opencv
 from etam_edge.evaluation.summary import WorstFrame
 from etam_edge.media.datasets import Clip
 from etam_edge.media.overlay import draw_masks
