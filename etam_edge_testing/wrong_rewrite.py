@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REWRITE = "etam_edge.runtimes.backends.onnxruntime.backend.rewrite_for_cpu"
+REWRITE = "etam_edge.runtimes.backends.onnxruntime.cpu_rewrites.rewrite_for_cpu"
 
 
 def rewrite_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,9 +15,9 @@ def rewrite_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnx
     from onnx import numpy_helper
 
-    from etam_edge.runtimes.backends.onnxruntime import backend
+    from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
 
-    right = backend.rewrite_for_cpu
+    right = cpu_rewrites.rewrite_for_cpu
 
     def wrong(*arguments: Any, **options: Any) -> bytes:
         model = onnx.load_from_string(right(*arguments, **options))

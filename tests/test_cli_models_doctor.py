@@ -388,6 +388,7 @@ def machine_with(**changes: Any) -> Machine:
         system="Linux",
         python="3.10.12",
         cpu="CPU",
+        instruction_set="x86-64 AVX2",
         cores=4,
         memory=None,
         memory_available=None,

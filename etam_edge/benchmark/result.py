@@ -153,6 +153,7 @@ class Side:
             backend does not compute on the CPU.
         operations: floating-point operations of the products of each graph, for one object; None where the onnx package
             is not installed or the side is not a bundle.
+        int8_form: how int8 products are computed ("uint8 x int8", say); None without int8 or not on a CPU.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Side:
     threads: str = ""
     matrix_gflops: float | None = None
     operations: dict[str, int] | None = None
+    int8_form: str | None = None
 
     def frame_gflop(self, objects: int) -> float | None:
         """GFLOP of a tracked frame: the first graph runs once, the second for every object."""

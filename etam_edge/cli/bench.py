@@ -269,6 +269,7 @@ def _load_bundle(path: Path, runtime: str, provider: str, threads: int | None, r
         load=load,
         resize=resize if manifest.sizes.frame_size is None else "graph",
         threads=getattr(tracker.backend, "threads", ""),
+        int8_form=tracker.int8_form,
     )
     return _Loaded(side, tracker.spec, Candidate.of(name, tracker, resize))
 

@@ -32,7 +32,8 @@ def show(result: Benchmark) -> None:
             )
     for side in result.sides:
         how = {"fast": ", resizes fast", "graph": ", resizes in its graphs"}.get(side.resize, "")
-        say("start-up", f"{side.name} loads in {side.load:.0f} ms, {side.runtime}{how}")
+        form = "" if side.int8_form is None else f", int8 as {side.int8_form}"
+        say("start-up", f"{side.name} loads in {side.load:.0f} ms, {side.runtime}{form}{how}")
     for run in result.runs:
         for side, measured in zip(result.sides, run.sides, strict=True):
             text = _matrix_share(side, run.objects, measured.whole.p50)
@@ -41,7 +42,11 @@ def show(result: Benchmark) -> None:
     for run in result.runs:
         say("memory", _memory(run))
     machine = result.machine
-    say("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
+    say(
+        "machine",
+        f"{machine['cpu']} ({machine['instruction_set']}), {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}",
+    )
     if machine["gpus"]:
         say("GPU", ", ".join(machine["gpus"]))
     if machine["l4t"] or result.power_mode:

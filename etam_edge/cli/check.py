@@ -102,6 +102,12 @@ def check(
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     outcome = Outcome(candidate, other, result.comparison, thresholds, verdict, __version__, created)
     _print_comparison(result.comparison)
+    forms = [
+        f"{name} int8 as {side.int8_form}"
+        for name, side in (("candidate", candidate), ("reference", other))
+        if side.int8_form is not None
+    ]
+    out.print(f"{'CPU:':<17}{', '.join([candidate.cpu, *forms])}", markup=False, emoji=False)
     try:
         ours.bundle.store_accuracy(outcome.to_manifest())
     except BundleError as error:

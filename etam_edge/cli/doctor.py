@@ -253,7 +253,7 @@ def _table(machine: Machine, packages: dict[str, Installed]) -> Table:
     rows = {
         "system": machine.system,
         "Python": machine.python,
-        "CPU": f"{machine.cpu}, {machine.cores} cores",
+        "CPU": f"{machine.cpu} ({machine.instruction_set}), {machine.cores} cores",
         "memory": f"{_gibibytes(machine.memory)}, {_gibibytes(machine.memory_available)} available",
         "Jetson": _jetson(machine),
         "CUDA driver": machine.cuda_driver or "none",

@@ -151,7 +151,8 @@ def show_costs(costs: Sequence[RegionCost]) -> None:
     table = Table(
         *columns,
         title=f"each region alone in {costs[0].precision}, against fp32; least lost first",
-        caption="flips: object frames on which sight or the choice of mask changed; NaN: frames; ms: a frame",
+        caption="flips: object frames on which sight or the choice of mask changed; NaN: frames; ms: a frame; CPU: "
+        + ", int8 as ".join(filter(None, (costs[0].cpu, costs[0].int8_form))),
     )
     for cost in costs:
         drop = "no truth" if cost.drop is None else f"{cost.drop:+.2f}"

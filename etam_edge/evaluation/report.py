@@ -114,6 +114,8 @@ def _sides(candidate: Side, reference: Side) -> str:
         ("model", candidate.model, reference.model),
         ("precision", candidate.precision, reference.precision),
         ("runtime", candidate.runtime, reference.runtime),
+        ("CPU", candidate.cpu or "not known", reference.cpu or "not known"),
+        ("int8 products", candidate.int8_form or "none on a CPU", reference.int8_form or "none on a CPU"),
         ("checkpoint (sha256)", candidate.checkpoint or "not known", reference.checkpoint or "not known"),
         ("graphs (sha256)", candidate.identity, reference.identity),
     ]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from etam_edge.cpu import cpu_kind
 from etam_edge.errors import InputError
 from etam_edge.evaluation.check import Check, check
 from etam_edge.media.datasets import Clip
@@ -35,6 +36,8 @@ class RegionCost:
         score_flips, choice_flips: object frames on which the sight or the mask candidate changed.
         not_finite: frames of NaN.
         milliseconds, reference_milliseconds: medians of a frame, taken in turn.
+        cpu: kind of the CPU that measured it, with its instruction set.
+        int8_form: how int8 products were computed ("uint8 x int8", say); None without int8 or not on a CPU.
     """
 
     region: str
@@ -47,6 +50,8 @@ class RegionCost:
     not_finite: int
     milliseconds: float
     reference_milliseconds: float
+    cpu: str = ""
+    int8_form: str | None = None
 
     @property
     def lost(self) -> float:
@@ -82,8 +87,9 @@ def region_costs(
     costs = []
     for region in regions:
         recipe = Recipe({region: precision}, float_precision=FP32)
-        result = _checked(build, recipe, reference, clips, region, max_frames, step)
-        costs.append(_cost(region, precision, result))
+        candidate = build(recipe)
+        result = _checked(candidate, reference, clips, region, max_frames, step)
+        costs.append(_cost(region, precision, result, candidate.int8_form))
     return sorted(costs, key=lambda cost: (cost.not_finite > 0, cost.lost))
 
 
@@ -133,7 +139,7 @@ def fastest_within(
     while True:
         names = tuple(cost.region for cost in chosen)
         recipe = base.with_regions(dict.fromkeys(names, "int8"))
-        result = _checked(build, recipe, reference, clips, "mixed", max_frames, step).comparison
+        result = _checked(build(recipe), reference, clips, "mixed", max_frames, step).comparison
         if result.overall.drop is None:
             raise InputError(
                 "--max-drop needs ground-truth masks, and the clips have none; give clips with annotations"
@@ -150,18 +156,17 @@ def fastest_within(
 
 
 def _checked(
-    build: Build,
-    recipe: Recipe,
+    candidate: Tracker,
     reference: Tracker,
     clips: Sequence[Clip],
     what: str,
     max_frames: int | None,
     step: Step | None,
 ) -> Check:
-    return check(build(recipe), reference, clips, max_frames, None if step is None else lambda _: step(what))
+    return check(candidate, reference, clips, max_frames, None if step is None else lambda _: step(what))
 
 
-def _cost(region: str, precision: str, result: Check) -> RegionCost:
+def _cost(region: str, precision: str, result: Check, int8_form: str | None) -> RegionCost:
     comparison = result.comparison
     figures = comparison.overall
     ours, theirs = comparison.candidate_latency, comparison.reference_latency
@@ -178,6 +183,8 @@ def _cost(region: str, precision: str, result: Check) -> RegionCost:
         not_finite=comparison.candidate_not_finite,
         milliseconds=ours.median,
         reference_milliseconds=theirs.median,
+        cpu=cpu_kind(),
+        int8_form=int8_form,
     )
 
 
@@ -205,6 +212,6 @@ def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
     for axis in others:
         axis.barh(names, [cost.gain for cost in costs], color="#4c72b0")
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_xlabel("milliseconds gained a frame, on this machine")
+        axis.set_xlabel(f"milliseconds gained a frame, {costs[0].cpu or 'on this machine'}")
         axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from etam_edge.bundle import Accuracy, ClipSummary, ReferenceBundle
+from etam_edge.cpu import cpu_kind
 from etam_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Side:
         model, precision: of its bundle.
         checkpoint: sha256 of the weights, or "".
         runtime: what ran it, and where, and whether fp16 was rounded as a GPU rounds it.
+        cpu: kind of the machine's CPU, with its instruction set; "" where it is not known.
+        int8_form: how int8 products were computed on a CPU ("uint8 x int8", say); None without int8 or on a GPU.
     """
 
     name: str
@@ -141,6 +144,8 @@ class Side:
     precision: str
     checkpoint: str
     runtime: str
+    cpu: str = ""
+    int8_form: str | None = None
 
     @classmethod
     def of(cls, tracker: Tracker, rounded: bool = False) -> Side:
@@ -157,6 +162,8 @@ class Side:
             precision=bundle.manifest.precision,
             checkpoint=bundle.manifest.checkpoint.sha256,
             runtime=tracker.runtime + (ROUNDED if rounded else ""),
+            cpu=cpu_kind(),
+            int8_form=tracker.int8_form,
         )
 
 
@@ -205,6 +212,8 @@ class Outcome:
                 name=self.reference.name, identity=self.reference.identity, runtime=self.reference.runtime
             ),
             runtime=self.candidate.runtime,
+            cpu=self.candidate.cpu,
+            int8_form=self.candidate.int8_form,
             clips=tuple(ClipSummary(name=clip.name, frames=clip.frames) for clip in self.comparison.clips),
             judged_clips=self.comparison.judged_clips,
             candidate_not_finite=self.comparison.candidate_not_finite,

@@ -103,6 +103,14 @@ class Tracker:
         """Name of the runtime and where it runs, for example "onnxruntime (cpu)" or "tensorrt 10.3.0 (Orin)"."""
         return self.backend.name
 
+    @property
+    def int8_form(self) -> str | None:
+        """How int8 products are computed: a name of `int8_forms.FORMS`, for example "uint8 x uint8".
+
+        None where this does not apply: the bundle has no int8 region, or it does not run in ONNX Runtime on a CPU.
+        """
+        return getattr(self.backend, "int8_form", None)
+
     def start_session(
         self,
         corrections_condition: bool = False,

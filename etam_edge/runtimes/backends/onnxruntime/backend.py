@@ -7,6 +7,7 @@ way; on CUDA everything but frames, masks, scores and pointers stays on the devi
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
+from etam_edge.recipe import INT8
 from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice, check_copy
-from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import rewrite_for_cpu
+from etam_edge.runtimes.backends.onnxruntime.int8_forms import DEFAULT_FORM, FLOAT, FORMS, Int8Form, form_of_this_cpu
 from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
 
+logger = logging.getLogger(__name__)
 INSTALL = 'install it with: pip install "etam-edge[onnxruntime]"'
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ONE_BY_ONE_TOKENS = 1024
@@ -36,12 +39,14 @@ class OnnxRuntimeBackend:
     Args:
         bundle: checked on load.
         provider: "cpu", "cuda", or "auto" for CUDA where its provider is installed and starts, else the CPU.
-        options: threads, spinning and rewrites; the defaults need no tuning.
+        options: threads, spinning, rewrites and the form of int8 products; the defaults need no tuning.
         device: index of the GPU, counted from 0; with "auto", the CPU is not used then.
 
     Attributes:
         options: that the graphs were loaded with.
         threads: what was chosen, in words.
+        int8_form: name of the form in which int8 products are computed (`int8_forms.FORMS`); None where the bundle has
+            no int8 regions or does not run on a CPU.
 
     Raises:
         RuntimeUnavailableError: ONNX Runtime or the provider asked for is not installed or cannot start.
@@ -59,10 +64,12 @@ class OnnxRuntimeBackend:
         ort = import_onnxruntime()
         candidates = _candidates(ort, provider, device)
         self._index = device or 0
+        int8 = bundle.manifest.precision == INT8
         for self.provider in candidates:
+            form = _int8_form(options) if int8 and self.provider == "cpu" else None
             try:
                 self._sessions = {
-                    name: _load(ort, bundle, name, options, self.provider, self._index) for name in GRAPH_NAMES
+                    name: _load(ort, bundle, name, options, self.provider, self._index, form) for name in GRAPH_NAMES
                 }
                 break
             except RuntimeUnavailableError:
@@ -71,6 +78,9 @@ class OnnxRuntimeBackend:
         self.name = f"onnxruntime ({self.provider})" if device is None else f"onnxruntime ({self.provider}:{device})"
         self.options = options
         self.threads = options.description
+        self.int8_form = None if form is None else form.name
+        if form not in (None, DEFAULT_FORM):
+            logger.info("%s: int8 products are computed as %s on this CPU", bundle.path, self.int8_form)
         self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider, self._index)
 
@@ -79,6 +89,10 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         self._sessions = {}
+
+    def session(self, graph: str) -> Any:
+        """The ONNX Runtime InferenceSession of a graph, for callers that run it on arrays."""
+        return self._sessions[graph]
 
     def run(self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         # Whatever a graph writes, it writes for every object; what all of them read has one row.
@@ -169,6 +183,19 @@ def _provider(kind: str, index: int) -> str | tuple[str, dict[str, str]]:
     return PROVIDERS[kind] if kind == "cpu" else (PROVIDERS[kind], {"device_id": str(index)})
 
 
+def import_rewriting() -> Any:
+    """`rewrite_for_cpu`, imported when a graph is loaded: a device that runs TensorRT alone has no protobuf.
+
+    Raises:
+        RuntimeUnavailableError: protobuf, which ONNX Runtime depends on, is not installed or does not import.
+    """
+    try:
+        from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import rewrite_for_cpu
+    except ImportError as error:
+        raise RuntimeUnavailableError(f"protobuf cannot be imported ({error}); {INSTALL}") from error
+    return rewrite_for_cpu
+
+
 def _candidates(ort: Any, provider: str, device: int | None) -> list[str]:
     """The providers to try, in this order.
 
@@ -197,7 +224,19 @@ def _candidates(ort: Any, provider: str, device: int | None) -> list[str]:
     return [provider]
 
 
-def _load(ort: Any, bundle: Bundle, name: str, options: OnnxRuntimeOptions, provider: str, device: int) -> Any:
+def _int8_form(options: OnnxRuntimeOptions) -> Int8Form:
+    return form_of_this_cpu() if options.int8_form is None else FORMS[options.int8_form]
+
+
+def _load(
+    ort: Any,
+    bundle: Bundle,
+    name: str,
+    options: OnnxRuntimeOptions,
+    provider: str,
+    device: int,
+    form: Int8Form | None,
+) -> Any:
     """The session of one graph.
 
     Raises:
@@ -205,10 +244,14 @@ def _load(ort: Any, bundle: Bundle, name: str, options: OnnxRuntimeOptions, prov
         RuntimeUnavailableError: the provider is installed but does not start here.
     """
     path: Path = bundle.graph_path(name)
+    rewrite_for_cpu = import_rewriting()
     try:
         queries = bundle.manifest.model.tokens if name == "track" else None
-        graph = rewrite_for_cpu(path.read_bytes(), queries, options.skip_rewrites) if provider == "cpu" else str(path)
-        session = ort.InferenceSession(graph, options.session_options(ort), providers=[_provider(provider, device)])
+        graph: bytes | str = str(path)
+        session_options = options.session_options(ort)
+        if provider == "cpu":
+            graph = rewrite_for_cpu(path.read_bytes(), form or FLOAT, queries, options.skip_rewrites)
+        session = ort.InferenceSession(graph, session_options, providers=[_provider(provider, device)])
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {_first_line(error)}; export the bundle again") from error
     if PROVIDERS[provider] not in session.get_providers():

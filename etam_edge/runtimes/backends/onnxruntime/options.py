@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from etam_edge.errors import InputError
+from etam_edge.runtimes.backends.onnxruntime.int8_forms import FORMS
 from etam_edge.runtimes.backends.threads import Threads, thread_count
 
 ALLOW_SPINNING = "session.intra_op.allow_spinning"
 STOP_SPINNING = "session.force_spinning_stop"
+NO_QDQ_FUSION = "session.disable_quant_qdq"
+EXACT_QDQ_FUSION = "session.x64quantprecision"
+"""ONNX Runtime fuses Q/DQ pairs with what is between them, on x86 always as uint8 by int8, which saturates on CPUs
+without VNNI. The first option switches this off: Q/DQ pairs that no pass rewrites are computed in float. The second one
+makes it convert constant int8 factors to uint8 on such CPUs, which is exact."""
 SPIN_POLICIES = ("never", "while running", "always")
 """What a worker thread does while it waits: it sleeps; it spins until its graph has ended; or it spins on after that
 for some 35 ms, which is ONNX Runtime's own default."""
@@ -27,12 +33,15 @@ class OnnxRuntimeOptions:
         spinning: what a worker thread does while it waits, one of `SPIN_POLICIES`. A thread that spins reacts faster,
             and keeps a core from other work meanwhile.
         skip_rewrites: names of functions of `cpu_rewrites` that are not applied when a graph is loaded on a CPU.
+        int8_form: name of the form in which int8 products are computed on a CPU (`int8_forms.FORMS`), for measurements;
+            None for the fastest one that this CPU computes exactly.
         profile: prefix of the files in which ONNX Runtime writes how long each operator took; None for no profile.
     """
 
     threads: Threads = None
     spinning: str = AUTO_SPINNING
     skip_rewrites: tuple[str, ...] = ()
+    int8_form: str | None = None
     profile: Path | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +52,8 @@ class OnnxRuntimeOptions:
         thread_count(self.threads)
         if self.spinning not in SPIN_POLICIES:
             raise InputError(f"spinning '{self.spinning}' is not known; use {', '.join(SPIN_POLICIES)}")
+        if self.int8_form is not None and self.int8_form not in FORMS:
+            raise InputError(f"int8_form '{self.int8_form}' is not known; use {', '.join(FORMS)}")
 
     @property
     def description(self) -> str:
@@ -60,6 +71,9 @@ class OnnxRuntimeOptions:
         elif self.spinning == "while running":
             # Sessions run one after the other: an idle one's workers would spin on the cores that the next one needs.
             options.add_session_config_entry(STOP_SPINNING, "1")
+        options.add_session_config_entry(
+            EXACT_QDQ_FUSION if "fuse_int8_products" in self.skip_rewrites else NO_QDQ_FUSION, "1"
+        )
         count = thread_count(self.threads)
         if count is not None:
             options.intra_op_num_threads = count
