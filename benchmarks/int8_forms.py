@@ -4,9 +4,9 @@
 
 Prints the kind of CPU and two tables in Markdown, one of them with `--clips`. Every form is compared with exact integer
 arithmetic of the same bundle, which is int8 by int8 where a probe finds that this CPU computes it exactly, and with the
-fp32 bundle. The first table follows one
-object through 24 frames of the package's chair clip, and has milliseconds per frame of all forms and of fp32,
-interleaved in one run. The second one compares over clips, with J&F where they have ground-truth masks.
+fp32 bundle. The first table follows one object through 24 frames of the package's chair clip, and has milliseconds per
+frame of all forms and of fp32, interleaved in one run: wall-clock time, and CPU time of all threads, which other load
+moves less. The second one compares over clips, with J&F where they have ground-truth masks.
 """
 
 from __future__ import annotations
@@ -73,21 +73,23 @@ def chair_table(trackers: Mapping[str, Tracker]) -> str:
     sessions = {name: tracker.start_session(max_objects=1) for name, tracker in trackers.items()}
     masks: dict[str, list[np.ndarray]] = {name: [] for name in sessions}
     times: dict[str, list[float]] = {name: [] for name in sessions}
+    busy: dict[str, list[float]] = {name: [] for name in sessions}
     for index, frame in enumerate(frames):
         prompts = {1: Prompt(mask=chair_outline())} if index == 0 else None
         for name in sessions if index % 2 == 0 else reversed(sessions):
-            begin = time.perf_counter()
+            begin, begin_busy = time.perf_counter(), time.process_time()
             result = sessions[name].track(frame, prompts)
             if index >= FULL_MEMORY:
                 times[name].append(1e3 * (time.perf_counter() - begin))
+                busy[name].append(1e3 * (time.process_time() - begin_busy))
             if 0 < index < FRAMES:
                 masks[name].append(result.masks[0])
     rows = []
     for name in trackers:
         exact, fp32 = (_overlap(masks[name], masks[other]) for other in (EXACT, FP32))
-        cells = [f"{np.median(times[name]):.1f}", f"{min(times[name]):.1f}"]
+        cells = [f"{np.median(times[name]):.1f}", f"{min(times[name]):.1f}", f"{np.median(busy[name]):.1f}"]
         rows.append([name, _exactness(name), *exact, *(["", ""] if name == FP32 else fp32), *cells])
-    header = ["form", "products", *_columns("exact"), *_columns("fp32"), "ms (median)", "ms (minimum)"]
+    header = ["form", "products", *_columns("exact"), *_columns("fp32"), "ms (median)", "ms (minimum)", "CPU ms"]
     return table(f"Chair clip, one object, {FRAMES} frames; times of {len(frames) - FULL_MEMORY} frames", header, rows)
 
 

@@ -281,7 +281,7 @@ class SimulatedEngine:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         # A GPU's int8 products do not saturate; those of a CPU without VNNI would.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.cuda, self.module, self.logger = cuda, module, logger
         self.name: str = header["name"]

@@ -24,7 +24,6 @@ from etam_edge.runtimes.backends.onnxruntime.cpu_rewrites import rewrite_for_cpu
 from etam_edge.runtimes.backends.onnxruntime.int8_forms import (
     EXACT_FORMS,
     FLOAT,
-    UINT7_INT8,
     UINT8_INT8,
     UINT8_UINT8,
     Int8Form,
@@ -42,8 +41,9 @@ from etam_edge_testing.small import clip_frame
 GRAPH_TOLERANCE = 0.02
 """Of an output's root mean square, between exact forms and float32. Each product agrees to 2e-6; a number that lies
 between two int8 steps may be rounded to the other one before the next product."""
-STREAM_IOU = 0.98
-"""Least IoU of the masks of a short stream between exact forms and float32."""
+STREAM_IOU = 0.9
+"""Least IoU of the masks of a short stream between exact forms and float32, with every region in int8, the decoder too.
+Exact forms among each other give the same masks."""
 
 
 def test_a_graph_without_anything_to_rewrite_is_returned_as_it_is(small_bundle: SmallBundleMaker) -> None:
@@ -90,23 +90,22 @@ def exact_here(form: Int8Form) -> bool:
 
 
 @pytest.mark.parametrize("graph", ["encode", "prompt", "remember", "track"])
-@pytest.mark.parametrize("form", [*EXACT_FORMS, UINT7_INT8], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", EXACT_FORMS, ids=lambda form: form.name)
 def test_whole_graphs_agree_between_the_forms(int8_bundle: Bundle, form: Int8Form, graph: str) -> None:
     if not exact_here(form):
         pytest.skip(f"{form.name} saturates on this CPU; test_fuse_int8_products compares it with the emulation")
-    tolerance = 0.2 if form is UINT7_INT8 else GRAPH_TOLERANCE
     names = [tensor.name for tensor in int8_bundle.manifest.graphs[graph].signature.outputs]
     plain = run_graph(int8_bundle.graph_path(graph).read_bytes(), example_feeds(int8_bundle, graph, objects=2))
     for name, found, expected in zip(names, outputs(int8_bundle, form, graph), plain, strict=True):
         difference = np.sqrt(np.mean((found - expected) ** 2.0)) / max(np.sqrt(np.mean(expected**2.0)), 1e-6)
-        assert difference < tolerance, name
+        assert difference < GRAPH_TOLERANCE, name
 
 
 @pytest.mark.parametrize("graph", ["encode", "remember"])
-def test_onnxruntimes_own_fusion_is_exact_too(int8_bundle: Bundle, graph: str) -> None:
-    """Benchmarks measure it in the place of the rewriting."""
+def test_without_the_rewriting_products_are_computed_in_float(int8_bundle: Bundle, graph: str) -> None:
+    """ONNX Runtime's own fusion of Q/DQ pairs, which saturates on some CPUs, is off."""
     feeds = example_feeds(int8_bundle, graph)
-    found = load(int8_bundle, FLOAT, "fuse_int8_products").session(graph).run(None, feeds)[0]
+    found = load(int8_bundle, UINT8_INT8, "fuse_int8_products").session(graph).run(None, feeds)[0]
     plain = run_graph(int8_bundle.graph_path(graph).read_bytes(), feeds)[0]
     assert np.sqrt(np.mean((found - plain) ** 2.0)) < GRAPH_TOLERANCE * np.sqrt(np.mean(plain**2.0))
 
@@ -124,11 +123,12 @@ def test_streams_agree_between_the_forms(int8_bundle: Bundle) -> None:
         prompt = {1: Prompt(box=(30, 30, 100, 100))}
         return np.stack([session.track(clip_frame(i), prompt if i == 0 else None).masks[0] for i in range(6)])
 
-    plain = masks(FLOAT)
+    plain, integers = masks(FLOAT), [masks(form) for form in EXACT_FORMS if exact_here(form)]
     assert plain.any()
-    for form in filter(exact_here, EXACT_FORMS):
-        found = masks(form)
-        assert (found & plain).sum() >= STREAM_IOU * (found | plain).sum(), form.name
+    assert len(integers) >= 2
+    for found in integers:
+        np.testing.assert_array_equal(found, integers[0])
+        assert (found & plain).sum() >= STREAM_IOU * (found | plain).sum()
 
 
 def test_a_cpu_that_saturates_is_given_an_exact_form(

@@ -13,10 +13,9 @@ from etam_edge.runtimes.backends.threads import Threads, thread_count
 ALLOW_SPINNING = "session.intra_op.allow_spinning"
 STOP_SPINNING = "session.force_spinning_stop"
 NO_QDQ_FUSION = "session.disable_quant_qdq"
-EXACT_QDQ_FUSION = "session.x64quantprecision"
 """ONNX Runtime fuses Q/DQ pairs with what is between them, on x86 always as uint8 by int8, which saturates on CPUs
-without VNNI. The first option switches this off: Q/DQ pairs that no pass rewrites are computed in float. The second one
-makes it convert constant int8 factors to uint8 on such CPUs, which is exact."""
+without VNNI. This switches it off: Q/DQ pairs that no pass rewrites are computed in float. (Its option
+`session.x64quantprecision` would keep the fusion and be exact, but fails to load graphs that share a constant.)"""
 SPIN_POLICIES = ("never", "while running", "always")
 """What a worker thread does while it waits: it sleeps; it spins until its graph has ended; or it spins on after that
 for some 35 ms, which is ONNX Runtime's own default."""
@@ -71,9 +70,7 @@ class OnnxRuntimeOptions:
         elif self.spinning == "while running":
             # Sessions run one after the other: an idle one's workers would spin on the cores that the next one needs.
             options.add_session_config_entry(STOP_SPINNING, "1")
-        options.add_session_config_entry(
-            EXACT_QDQ_FUSION if "fuse_int8_products" in self.skip_rewrites else NO_QDQ_FUSION, "1"
-        )
+        options.add_session_config_entry(NO_QDQ_FUSION, "1")
         count = thread_count(self.threads)
         if count is not None:
             options.intra_op_num_threads = count
