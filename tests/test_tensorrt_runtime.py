@@ -30,7 +30,7 @@ from etam_edge.runtimes.backends.cuda.driver import Gpu
 from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt import cuda_graphs
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt, platform_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_builder, import_tensorrt, platform_here
 from etam_edge.spec import Pooling
 from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
 from etam_edge_testing.golden_runs import session_outputs
@@ -468,10 +468,7 @@ def test_auto_warns_where_engines_do_not_serve(
     assert "etam-edge build" in record.getMessage()
 
 
-def test_auto_is_quiet_without_engines_or_tensorrt(
-    make_machine: MachineMaker, small_bundle: SmallBundleMaker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No engines: nothing is imported. Engines but no TensorRT, as on the machine that made the bundle: no word."""
+def test_auto_imports_nothing_for_a_bundle_without_engines(small_bundle: SmallBundleMaker) -> None:
     code = (
         "import sys; from etam_edge import Tracker; print(Tracker.load(sys.argv[1]).runtime); "
         "print([name for name in sys.modules if name.split('.')[0] in ('tensorrt', 'tensorrt_rtx', 'pycuda', 'cuda')])"
@@ -480,11 +477,59 @@ def test_auto_is_quiet_without_engines_or_tensorrt(
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines() == ["onnxruntime (cpu)", "[]"]
     assert done.stderr == ""
-    try:
-        import_tensorrt()
-    except RuntimeUnavailableError:
-        assert Tracker.load(make_machine().bundle.path).runtime.startswith("onnxruntime")
-        assert not caplog.records
+
+
+def test_auto_warns_once_where_engines_are_there_and_tensorrt_is_not(
+    make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = make_machine()
+    importing(monkeypatch, {})
+    for _ in range(2):
+        assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
+    [record] = caplog.records
+    assert "the Python package tensorrt is not installed" in record.getMessage()
+    assert "runs in ONNX Runtime" in record.getMessage()
+
+
+def test_a_driver_that_is_too_old(
+    make_machine: MachineMaker, at_hand: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bindings of 10.3 and 11.4 raise a TypeError, since the library returns no runtime."""
+    machine = make_machine()
+    at_hand(machine)
+
+    def refuse(logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    machine.trt.Runtime = refuse
+    with pytest.raises(RuntimeUnavailableError, match=r"driver is too old for TensorRT 10\.3\.0"):
+        Tracker.load(machine.bundle.path, runtime="tensorrt")
+    assert not machine.cuda.allocations
+    assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
+    [record] = caplog.records
+    assert "driver is too old" in record.getMessage()
+    with pytest.raises(RuntimeUnavailableError, match=r"driver is too old for TensorRT 10\.3\.0"):
+        create_builder(SimpleNamespace(__version__="10.3.0", Builder=refuse), None)
+
+
+def test_other_type_errors_of_the_bindings_are_not_explained_away(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+
+    def wrong_arguments(logger: Any) -> None:
+        raise TypeError("incompatible constructor arguments")
+
+    machine.trt.Runtime = wrong_arguments
+    with pytest.raises(TypeError, match="incompatible constructor"):
+        machine.backend()
+
+
+def test_cuda_bindings_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyCUDA has no CUDA graphs."""
+    opened = []
+    for package, name in (("cuda-bindings", "BindingsDriver"), ("pycuda", "PyCudaDriver")):
+        monkeypatch.setattr(opening, name, lambda index, package=package: opened.append(package))
+    opening.open_cuda()
+    assert opened == ["cuda-bindings"]
 
 
 def refuses(machine: Machine, match: str, kind: type[Exception] = BundleError) -> None:
@@ -577,7 +622,7 @@ def test_cuda_packages_are_missing(monkeypatch: pytest.MonkeyPatch, make_machine
     importing(monkeypatch, {})
     with pytest.raises(
         RuntimeUnavailableError,
-        match=r"neither PyCUDA nor cuda-bindings .*pip install pycuda .*pip install cuda-bindings",
+        match=r"neither cuda-bindings nor PyCUDA .*pip install cuda-bindings, or pip install pycuda",
     ):
         Tracker.load(machine.bundle.path, runtime="tensorrt")
     assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")

@@ -16,6 +16,7 @@ from etam_edge.bundle import OBJECTS, GraphSignature
 from etam_edge.bundle.targets import version_numbers
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.tensorrt.weak_typing import obey_types
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_builder
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase of the build, the number of its steps that are done, and the number of its steps."""
@@ -97,7 +98,7 @@ def build_engine(
         KeyboardInterrupt: the build was cancelled.
     """
     log = _log(trt, options.verbose)
-    builder = trt.Builder(log)
+    builder = create_builder(trt, log)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):

@@ -13,6 +13,7 @@ from etam_edge.runtimes.backends.cuda.driver import (
     INSTALL,
     Gpu,
     HostMemory,
+    PackageBrokenError,
     PackageMissingError,
     check_index,
     no_driver,
@@ -31,7 +32,8 @@ class BindingsDriver:
         index: of the GPU.
 
     Raises:
-        PackageMissingError: cuda-bindings is not installed or does not import.
+        PackageMissingError: cuda-bindings is not installed.
+        PackageBrokenError: cuda-bindings cannot be imported.
         RuntimeUnavailableError: there is no NVIDIA driver, or no such GPU.
     """
 
@@ -181,7 +183,8 @@ def import_bindings() -> Any:
     """The driver module of cuda-bindings.
 
     Raises:
-        PackageMissingError: it is not installed or does not import.
+        PackageMissingError: it is not installed.
+        PackageBrokenError: it cannot be imported.
     """
     for name in _MODULES:
         try:
@@ -189,7 +192,7 @@ def import_bindings() -> Any:
         except ModuleNotFoundError:
             continue
         except (ImportError, OSError) as error:
-            raise PackageMissingError(
+            raise PackageBrokenError(
                 f"cuda-bindings is installed but cannot be imported ({error}); install it again"
             ) from error
     raise PackageMissingError(f"cuda-bindings is not installed; {INSTALL}")

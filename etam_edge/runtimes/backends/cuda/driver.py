@@ -8,7 +8,7 @@ from typing import Protocol
 
 from etam_edge.errors import CudaError, RuntimeUnavailableError
 
-INSTALL = "install one with: pip install pycuda (compiled there, wants nvcc), or pip install cuda-bindings"
+INSTALL = "install one with: pip install cuda-bindings, or pip install pycuda (compiled on the machine with nvcc)"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,11 @@ class Cuda(Protocol):
 
 
 class PackageMissingError(RuntimeUnavailableError):
-    """The Python package of a driver is not installed or cannot be imported; another package may be."""
+    """The Python package of a driver is not installed; another package may be."""
+
+
+class PackageBrokenError(RuntimeUnavailableError):
+    """The Python package of a driver is installed and cannot be imported; another package may work."""
 
 
 def no_driver(reason: object) -> RuntimeUnavailableError:

@@ -19,6 +19,7 @@ from etam_edge.runtimes.backends.cuda.driver import (
     INSTALL,
     Gpu,
     HostMemory,
+    PackageBrokenError,
     PackageMissingError,
     check_index,
     no_driver,
@@ -37,7 +38,8 @@ class PyCudaDriver:
         index: of the GPU.
 
     Raises:
-        PackageMissingError: PyCUDA is not installed or does not import.
+        PackageMissingError: PyCUDA is not installed.
+        PackageBrokenError: PyCUDA cannot be imported.
         RuntimeUnavailableError: there is no NVIDIA driver, or no such GPU.
     """
 
@@ -171,7 +173,8 @@ def import_pycuda() -> Any:
     """PyCUDA's driver module.
 
     Raises:
-        PackageMissingError: PyCUDA is not installed or does not import.
+        PackageMissingError: PyCUDA is not installed.
+        PackageBrokenError: PyCUDA cannot be imported.
         RuntimeUnavailableError: it is installed, and there is no NVIDIA driver.
     """
     try:
@@ -181,7 +184,7 @@ def import_pycuda() -> Any:
     except ImportError as error:
         if "libcuda" in str(error) or "nvcuda" in str(error):
             raise no_driver(error) from error
-        raise PackageMissingError(f"PyCUDA is installed but cannot be imported ({error}); build it again") from error
+        raise PackageBrokenError(f"PyCUDA is installed but cannot be imported ({error}); build it again") from error
 
 
 def _host(address: int, nbytes: int) -> Any:

@@ -10,6 +10,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ from etam_edge.runtimes.backends.cuda.device import CudaDevice
 from etam_edge.runtimes.backends.cuda.driver import Cuda
 from etam_edge.runtimes.backends.cuda.open import open_cuda
 from etam_edge.runtimes.backends.tensorrt.cuda_graphs import CudaGraphs
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import MODULES, import_tensorrt, platform_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import (
+    MODULES,
+    create_runtime,
+    import_tensorrt,
+    platform_here,
+)
 
 ALIGNMENT = 256
 """Alignment in bytes that TensorRT's kernels require; allocations have it."""
@@ -72,7 +78,7 @@ class TensorRTBackend:
         self._release.atexit = False
         with cuda.current():
             # A list is cleared from its end, so the runtime is released before its logger.
-            self._runtime += [self._log, trt.Runtime(self._log)]
+            self._runtime += [self._log, create_runtime(trt, self._log)]
             for name in GRAPH_NAMES:
                 signature = bundle.manifest.graphs[name].signature
                 path = engine_path(bundle, platform, name)
@@ -219,24 +225,34 @@ def load_tensorrt(bundle: Bundle, flavour: str, device: int = 0) -> TensorRTBack
 
 
 def best_tensorrt(bundle: Bundle, device: int = 0) -> TensorRTBackend | None:
-    """The bundle's engines if they can run on this machine, else None.
+    """Load the bundle's engines if they can run on this machine, otherwise return None.
 
-    Nothing is imported for a bundle without engines. If there are TensorRT and a GPU but the engines do not fit them, a
-    warning is logged, because ONNX Runtime is much slower.
+    Nothing is imported for a bundle without engines. If engines cannot be used, because TensorRT is not installed, the
+    driver is too old or they belong to another GPU, a warning is logged once for each bundle, because ONNX Runtime is
+    much slower.
+
+    Args:
+        device: index of the GPU.
     """
     if not (bundle.path / FOLDER).is_dir():
         return None
+    reasons = []
     built = {platform.flavour for platform in built_for(bundle)}
     for flavour in FLAVOURS:
         if flavour not in built:
             continue
         try:
             return load_tensorrt(bundle, flavour, device)
-        except RuntimeUnavailableError:
-            continue
-        except (BundleError, CudaError) as error:
-            logging.getLogger(__name__).warning("%s; until then it runs in ONNX Runtime", error)
+        except (RuntimeUnavailableError, BundleError, CudaError) as error:
+            reasons.append(str(error))
+    if reasons:
+        _warn_once(f"the TensorRT engines of {bundle.path} cannot be used: {'; '.join(reasons)}")
     return None
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logging.getLogger(__name__).warning("%s. The bundle runs in ONNX Runtime, which is slower", text)
 
 
 def _release(device: CudaDevice, graphs: CudaGraphs, loaded: dict[str, _LoadedGraph], runtime: list[Any]) -> None:

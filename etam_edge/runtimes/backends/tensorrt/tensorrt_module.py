@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +44,44 @@ def import_tensorrt(flavour: str = TENSORRT) -> ModuleType:
             f"TensorRT {version} is too old (JetPack 5 has 8.5): install JetPack 6 or newer, or TensorRT 8.6 or newer"
         )
     return module
+
+
+def create_runtime(trt: Any, log: Any) -> Any:
+    """Create a `trt.Runtime`.
+
+    Raises:
+        RuntimeUnavailableError: TensorRT does not start with this NVIDIA driver.
+    """
+    with _driver_is_checked(trt):
+        return trt.Runtime(log)
+
+
+def create_builder(trt: Any, log: Any) -> Any:
+    """Create a `trt.Builder`.
+
+    Raises:
+        RuntimeUnavailableError: TensorRT does not start with this NVIDIA driver.
+    """
+    with _driver_is_checked(trt):
+        return trt.Builder(log)
+
+
+@contextmanager
+def _driver_is_checked(trt: Any) -> Iterator[None]:
+    """Translate the error of TensorRT's bindings when the library refuses to start.
+
+    The library returns a null pointer when the driver is missing or too old for it, and the bindings of 10.3 and 11.4
+    raise `TypeError: pybind11::init(): factory function returned nullptr`.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "nullptr" not in str(error):
+            raise
+        raise RuntimeUnavailableError(
+            f"the NVIDIA driver is too old for TensorRT {trt.__version__}, or does not run; update the driver, install "
+            "a TensorRT that supports it, or use runtime='onnxruntime'"
+        ) from error
 
 
 def platform_here(flavour: str, trt: Any, gpu: Gpu) -> EnginePlatform:
