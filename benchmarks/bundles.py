@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from etam_edge.bundle import MANIFEST, Bundle
 from etam_edge.errors import InputError
-from etam_edge.recipe import FP32, INT8, Recipe
+from etam_edge.recipe import FP32, INT8
 from etam_edge.spec import NANO, GraphSizes, find_spec
 from etam_edge_testing.davis import write_crossing
 from etam_edge_testing.goldens import seeded_state_dict
@@ -72,18 +71,14 @@ def export_padded(bundles: Bundles, name: str, path: Path) -> None:
 
 
 def derive_int8(bundles: Bundles, name: str, path: Path) -> None:
-    """As `etam-edge export` does it, out of the fp32 bundle, on a few frames of the drawn clip."""
-    from etam_edge.cli.conversion import Conversion
+    """As `etam-edge quantize` does it, from the fp32 bundle, calibrated on a few frames of the drawn clip."""
+    from etam_edge import quantize
+    from etam_edge.cli.console import showing_progress
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, showing_progress() as progress:
         write_crossing(Path(folder), CALIBRATION_FRAMES)
-        conversion = Conversion.prepare(Bundle.load(bundles.get(name)), Path(folder), None, f"calibration of {name}")
-        try:
-            shutil.rmtree(path, ignore_errors=True)
-            # The rest in fp32: a CPU gains nothing from float16.
-            conversion.write(path, Recipe.default(INT8, FP32), INT8)
-        finally:
-            conversion.close()
+        # fp32 elsewhere: a CPU gains nothing from float16.
+        quantize(bundles.get(name), folder, INT8, path, float_precision=FP32, overwrite=True, progress=progress)
 
 
 KINDS: dict[str, Callable[[Bundles, str, Path], None]] = {

@@ -30,7 +30,6 @@ from torch import nn
 
 from etam_edge import Tracker
 from etam_edge.bundle import GraphSignature, TensorSpec
-from etam_edge.cli.conversion import packaged_clips
 from etam_edge.exporters.checkpoints import PACKAGED, load_model
 from etam_edge.exporters.export import export_bundle
 from etam_edge.exporters.graphs.camera import FrameResize, MaskEnlarge
@@ -44,6 +43,7 @@ from etam_edge.runtimes.resample import resize_bilinear, resize_frame
 from etam_edge.runtimes.resizing import EXACT, FAST, ExactResizing, FastResizing
 from etam_edge.runtimes.types import FrameResult
 from etam_edge.spec import NANO, GraphSizes
+from etam_edge.workflows.conversion import packaged_clips
 
 LARGE = (1080, 1920)
 """(H, W) that clips are enlarged to, with Pillow's Lanczos filter."""

@@ -38,6 +38,7 @@ from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import CudaError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.media import crossing
+from etam_edge.media.datasets import find_clips
 from etam_edge.media.playback import PlayedFrame, play
 from etam_edge.media.prompt_plan import PromptPlan
 from etam_edge.media.sources import NamedFrame
@@ -461,10 +462,10 @@ def _torch_compile(mode: str) -> Compile:
 
 def export_model(name: str, checkpoint: Path | None, folder: Path) -> Subject:
     """fp16 and int8 bundles of a model, calibrated on the drawn clip."""
-    from etam_edge.cli.console import export_packages
+    from etam_edge.workflows.conversion import Conversion
+    from etam_edge.workflows.packages import export_packages
 
     with export_packages("export"):
-        from etam_edge.cli.conversion import Conversion
         from etam_edge.exporters.export import export_bundle
         from etam_edge.recipe import Recipe
         from etam_edge.spec import GraphSizes
@@ -477,11 +478,10 @@ def export_model(name: str, checkpoint: Path | None, folder: Path) -> Subject:
         (clips / part / "crossing").mkdir(parents=True)
         for index in range(CALIBRATION_FRAMES):
             Image.fromarray(arrays[index]).save(clips / part / "crossing" / f"{index:05d}.png")
-    conversion = Conversion.prepare(source, clips, None, "calibration")
     bundles = {}
-    for precision in PRECISIONS:
-        bundles[precision] = conversion.write(folder / name / precision, Recipe.default(precision), precision).path
-    conversion.close()
+    with Conversion(source, find_clips(clips)) as conversion:
+        for precision in PRECISIONS:
+            bundles[precision] = conversion.write(folder / name / precision, Recipe.default(precision), precision).path
     return Subject(source.manifest.model, bundles, partial(load, name, checkpoint))
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from etam_edge import Prompt, Tracker, follow
-from etam_edge.cli.conversion import Conversion
 from etam_edge.evaluation.metrics import region_similarity
 from etam_edge.exporters.export import export_bundle
 from etam_edge.exporters.rounded_bundle import rounded_bundle
@@ -32,6 +31,7 @@ from etam_edge.media.prompt_plan import plan_of
 from etam_edge.media.sources import NamedFrame
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import GraphSizes
+from etam_edge.workflows.conversion import Conversion
 from etam_edge_testing.davis import write_crossing
 from etam_edge_testing.golden_runs import seeded_model
 
@@ -64,15 +64,14 @@ def measure(name: str, form: str, frames: int) -> None:
         del model
         calibration = folder / "clips"
         write_crossing(calibration, frames)
-        conversion = Conversion.prepare(source, calibration, None, "calibration")
         bundles: dict[str, tuple[Path, Path]] = {"fp32": (source.path, source.path)}
-        for word, recipe in RECIPES.items():
-            made = conversion.write(folder / word.replace(" ", "_"), recipe, recipe.precision)
-            honest = made.path
-            if any(recipe.float_type(region) == FP16 for region in recipe.regions):
-                honest = rounded_bundle(made, made.path.with_name(made.path.name + "_rounded")).path
-            bundles[word] = made.path, honest
-        conversion.close()
+        with Conversion(source, find_clips(calibration)) as conversion:
+            for word, recipe in RECIPES.items():
+                made = conversion.write(folder / word.replace(" ", "_"), recipe, recipe.precision)
+                honest = made.path
+                if any(recipe.float_type(region) == FP16 for region in recipe.regions):
+                    honest = rounded_bundle(made, made.path.with_name(made.path.name + "_rounded")).path
+                bundles[word] = made.path, honest
         print(f"\n{name}{' with sharp queries' if form else ''}, {frames} frames of the chair clip, one object\n")
         print("| precision | MB | logit error, relative | mean IoU | smallest IoU | ms a frame | fp32 over it |")
         print("| --- | --- | --- | --- | --- | --- | --- |")

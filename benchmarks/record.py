@@ -15,7 +15,7 @@ from benchmarks.settings import Part, Settings
 from etam_edge.benchmark import machine
 from etam_edge.benchmark.background import DESCRIPTION
 from etam_edge.benchmark.noise import NoiseWatch
-from etam_edge.cli.doctor import PACKAGES, look_up
+from etam_edge.benchmark.packages import PACKAGES, look_up
 
 SCHEMA = 1
 NAME = "performance"

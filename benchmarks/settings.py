@@ -72,8 +72,8 @@ class Part:
 @contextmanager
 def counted(label: str, total: int) -> Iterator[Advance]:
     """A progress bar on standard error, told what is done after every step."""
-    from etam_edge.cli.console import progress_bar
+    from etam_edge.cli.console import frame_progress
 
-    with progress_bar() as bar:
+    with frame_progress() as bar:
         task = bar.add_task(label, total=total)
         yield lambda what: bar.update(task, advance=1, description=f"{label}: {what}")

@@ -10,8 +10,14 @@ if TYPE_CHECKING:
     from etam_edge.errors import EtamError
     from etam_edge.media.overlay import overlay
     from etam_edge.media.playback import follow
+    from etam_edge.recipe import Recipe
     from etam_edge.runtimes import FrameResult, Prompt, Session, Tracker
     from etam_edge.spec import ModelSpec
+    from etam_edge.workflows.build import build
+    from etam_edge.workflows.check import check
+    from etam_edge.workflows.export import export
+    from etam_edge.workflows.progress import Progress
+    from etam_edge.workflows.quantize import quantize
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -19,23 +25,35 @@ _HOMES = {
     "EtamError": "etam_edge.errors",
     "FrameResult": "etam_edge.runtimes",
     "ModelSpec": "etam_edge.spec",
+    "Progress": "etam_edge.workflows.progress",
     "Prompt": "etam_edge.runtimes",
+    "Recipe": "etam_edge.recipe",
     "Session": "etam_edge.runtimes",
     "Tracker": "etam_edge.runtimes",
     "follow": "etam_edge.media.playback",
     "overlay": "etam_edge.media.overlay",
+    "build": "etam_edge.workflows.build",
+    "check": "etam_edge.workflows.check",
+    "export": "etam_edge.workflows.export",
+    "quantize": "etam_edge.workflows.quantize",
 }
 __all__ = [
     "Bundle",
     "EtamError",
     "FrameResult",
     "ModelSpec",
+    "Progress",
     "Prompt",
+    "Recipe",
     "Session",
     "Tracker",
     "__version__",
+    "build",
+    "check",
+    "export",
     "follow",
     "overlay",
+    "quantize",
 ]
 
 
@@ -47,4 +65,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

@@ -151,18 +151,18 @@ def check_target(path: Path, overwrite: bool, marker: str, what: str) -> None:
         if (path / marker).is_file():
             if not overwrite:
                 raise InputError(
-                    f"{path} already holds a {what}; add --overwrite to replace it, or name another --output"
+                    f"{path} already holds a {what}; add `overwrite=True` to replace it, or name another `output`"
                 )
         elif any(path.iterdir()):
-            raise InputError(f"{path} is a folder with other files in it; name another --output")
+            raise InputError(f"{path} is a folder with other files in it; name another `output`")
     elif os.path.lexists(path):
-        raise InputError(f"{path} is a file; name a folder for --output")
+        raise InputError(f"{path} is a file; name a folder for `output`")
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.absolute().parent):
             pass
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); name another --output") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); name another `output`") from error
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def atomic_directory(path: Path, overwrite: bool, marker: str, what: str) -> Ite
         _sync_directory(path.parent)
     except OSError as error:
         raise InputError(
-            f"{path} could not be written ({error.strerror or error}); free space or name another --output"
+            f"{path} could not be written ({error.strerror or error}); free space or name another `output`"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -85,7 +85,12 @@ class Recipe:
         Args:
             precision: the precision that regions get which profit from it. For "mixed" all CANDIDATES are int8.
             float_precision: for "int8" and "mixed", the precision of everything that is not int8.
+
+        Raises:
+            InputError: a precision is not known.
         """
+        if precision not in (*PRECISIONS, MIXED):
+            raise InputError(f"`precision={precision}` is not known; use {', '.join(PRECISIONS)} or {MIXED}")
         kept = dict.fromkeys(FLOAT32_REGIONS, FP32)
         if precision in (INT8, MIXED):
             regions = INT8_REGIONS if precision == INT8 else CANDIDATES

@@ -253,7 +253,7 @@ def test_existing_bundle_is_kept_unless_replaced(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     with writing(target) as draft:
         (draft / MANIFEST).write_text("old")
-    with pytest.raises(InputError, match="add --overwrite"):
+    with pytest.raises(InputError, match="add `overwrite=True`"):
         check_target(target, overwrite=False)
     with pytest.raises(RuntimeError), writing(target, overwrite=True) as draft:
         raise RuntimeError("a failed replacement")

@@ -339,7 +339,7 @@ def test_calibration_records_camera_frames(camera: Tracker, plain: Tracker, tmp_
     pytest.importorskip("torch")
     from etam_edge.calibration.ranges import measure_ranges
     from etam_edge.calibration.recorder import record
-    from etam_edge.cli.conversion import packaged_clips
+    from etam_edge.workflows.conversion import packaged_clips
 
     # The small model's memory is full after 17 frames.
     [clip] = [clip for clip in packaged_clips(tmp_path / "clips", CAMERA) if clip.name == "crossing"]

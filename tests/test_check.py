@@ -369,21 +369,21 @@ def test_frames_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
 
 def test_thresholds_that_mean_nothing_are_refused() -> None:
     for wrong in (-1.0, math.nan, math.inf):
-        with pytest.raises(InputError, match="is no number of points"):
+        with pytest.raises(InputError, match="is not a number of points"):
             Thresholds(wrong)
     for wrong in (-0.1, 1.1, math.nan):
-        with pytest.raises(InputError, match="is no IoU"):
+        with pytest.raises(InputError, match="is not an IoU"):
             Thresholds(None, wrong)
-    with pytest.raises(InputError, match="nothing was asked"):
+    with pytest.raises(InputError, match="no threshold is given"):
         Thresholds(None, None)
     assert choose_thresholds(None, None, 1, 3) == Thresholds(1.0, None)
     assert choose_thresholds(None, 0.5, 0, 3) == Thresholds(None, 0.5)
     assert choose_thresholds(2.0, 0.5, 3, 3) == Thresholds(2.0, 0.5)
     with pytest.raises(
-        InputError, match=r"--max-drop cannot be judged: none of the 3 clips has ground-truth masks.*--min-iou"
+        InputError, match=r"`max_drop` cannot be judged: none of the 3 clips has ground-truth masks.*`min_iou`"
     ):
         choose_thresholds(1.0, 0.9, 0, 3)
-    with pytest.raises(InputError, match=r"cannot be judged: the clip has no ground-truth masks.*--min-iou"):
+    with pytest.raises(InputError, match=r"cannot be judged: the clip has no ground-truth masks.*`min_iou`"):
         choose_thresholds(None, None, 0, 1)
 
 

@@ -58,10 +58,10 @@ def clips(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("big", "--frame-size big is no size; write it like 1280x720"),
-        ("1920", "--frame-size 1920 is no size"),
-        ("1920x1080x3", "is no size"),
-        ("-4x100", "is no size"),
+        ("big", "--frame-size big is not a size; give one like 1280x720"),
+        ("1920", "--frame-size 1920 is not a size"),
+        ("1920x1080x3", "is not a size"),
+        ("-4x100", "is not a size"),
         ("0x0", "--frame-size 0x0: a frame size of 0 x 0 pixels is out of range; use 16 to 8192 pixels a side"),
         ("1920x9000", "a frame size of 1920 x 9000 pixels is out of range"),
         ("99999999999x100", "is out of range"),

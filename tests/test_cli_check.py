@@ -239,7 +239,7 @@ def test_without_true_masks_only_the_reference_counts(bundle: Path, bare: Path) 
         run(bundle, bundle, bare, "--max-drop", 1), "--max-drop cannot be judged: the clip has no ground-truth masks"
     )
     refused(run(bundle, bundle, bare, "--max-drop", 1, "--min-iou", 0.5), "--max-drop cannot be judged")
-    refused(run(bundle, bundle, bare), "hold the masks to the reference's with --min-iou")
+    refused(run(bundle, bundle, bare), "compare the masks with the reference's by --min-iou")
     assert not Path("checks").exists()
     result = run(bundle, bundle, bare, "--min-iou", 0.5)
     assert result.exit_code == 0, result.output
@@ -279,7 +279,7 @@ def test_one_clip_with_a_prompts_file(bundle: Path, tmp_path: Path) -> None:
     [clip] = figures["comparison"]["clips"]
     assert (clip["name"], clip["frames"]) == ("mine", 6)
     assert [(one["object_id"], one["prompt_frame"]) for one in clip["objects"]] == [(1, 0), (5, 2)]
-    refused(run(bundle, bundle, folder, "--min-iou", 1), "is one clip; say what to track in it with --prompts")
+    refused(run(bundle, bundle, folder, "--min-iou", 1), "is one clip; name the objects to track in it with --prompts")
     too_short = run(bundle, bundle, folder, "--prompts", prompts, "--min-iou", 1, "--max-frames", 3)
     refused(too_short, "clip mine has a prompt for frame 3, which its first 3 frames do not reach")
     entries[1]["box"] = [WIDTH, HEIGHT, WIDTH + 9, HEIGHT + 9]
@@ -294,10 +294,10 @@ def test_a_wrong_call_is_one_sentence(bundle: Path, clips: Path, tmp_path: Path)
     refused(run(bundle, bundle, nothing), f"there are no clips at {nothing}")
     nothing.mkdir()
     refused(run(bundle, bundle, nothing), "holds no clips")
-    refused(run(bundle, bundle, clips, "--max-drop", -1), "--max-drop -1 is no number of points")
-    refused(run(bundle, bundle, clips, "--max-drop", "nan"), "--max-drop nan is no number of points")
-    refused(run(bundle, bundle, clips, "--min-iou", 90), "--min-iou 90 is no IoU")
-    refused(run(bundle, bundle, clips, "--min-iou", "nan"), "--min-iou nan is no IoU")
+    refused(run(bundle, bundle, clips, "--max-drop", -1), "--max-drop -1 is not a number of points")
+    refused(run(bundle, bundle, clips, "--max-drop", "nan"), "--max-drop nan is not a number of points")
+    refused(run(bundle, bundle, clips, "--min-iou", 90), "--min-iou 90 is not an IoU")
+    refused(run(bundle, bundle, clips, "--min-iou", "nan"), "--min-iou nan is not an IoU")
     refused(run(bundle, bundle, clips, "--runtime", "fast"), "runtime 'fast' is not known")
     refused(run(bundle, bundle, clips, "--reference-runtime", "fast"), "--reference: runtime 'fast' is not known")
     refused(run(bundle, bundle, clips, "--reference-provider", "npu"), "--reference: provider 'npu' is not known")
@@ -323,7 +323,7 @@ def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
     monkeypatch.setattr(Path, "write_text", read_only)
     result = run(bundle, bundle, bare, "--min-iou", 0.5)
     assert result.exit_code == 0, result.output
-    assert "warning: the bundle does not keep this verdict" in result.output
+    assert "warning: the verdict is not stored in the bundle" in result.output
     assert "Permission denied" in result.output
     assert Bundle.load(bundle).manifest.accuracy is None
     report(Path("checks/whole-against-whole"))

@@ -61,7 +61,9 @@ def test_demo_exports_tracks_checks_and_says_what_is_where(
     assert result.exit_code == 0, result.exception
     for precision in ("fp32", "fp16", "int8"):
         assert Bundle.load(output / precision).manifest.precision == precision
-        assert f"$ etam-edge export --output {output / precision}" in result.output
+        command = "export" if precision == "fp32" else f"quantize {output / 'fp32'} --precision {precision}"
+        assert f"$ etam-edge {command} " in result.output
+        assert f" --output {output / precision} --overwrite" in result.output
         for name in ("chair", "crossing"):
             video = output / f"{name}_{precision}.mp4"
             assert video.stat().st_size > 10_000

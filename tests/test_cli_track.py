@@ -330,7 +330,7 @@ WRONG_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "mixed": (("--prompts", "x.json", "--point", "1,2"), "cannot be mixed"),
     "mask and box": (("--mask", "x.png", "--box", "1,2,3,4"), "cannot be mixed"),
     "runtime": (("--point", "75,60", "--runtime", "nonsense"), "runtime 'nonsense' is not known"),
-    "not mp4": (("--point", "75,60", "--output", "v.avi"), "is no .mp4 file"),
+    "not mp4": (("--point", "75,60", "--output", "v.avi"), "is not an .mp4 file"),
 }
 
 

@@ -93,7 +93,7 @@ def test_a_recording_is_bounded_and_streams(tracker: Tracker, clips: Path, tmp_p
     files = list(made.path.rglob("*.npz"))
     assert len(files) == sum(map(len, made.samples.values()))
     assert sum(path.stat().st_size for path in files) < 6_600_000
-    with pytest.raises(InputError, match="allow the recording more with --max-size"):
+    with pytest.raises(InputError, match="allow the recording more with `max_size`"):
         record(tracker, find_clips(clips), tmp_path / "small", max_bytes=10_000)
     assert not (tmp_path / "small").exists()
 

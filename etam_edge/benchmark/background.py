@@ -64,7 +64,7 @@ class BackgroundLoad:
             for process in self._running:
                 assert process.stdout is not None
                 if process.stdout.readline().strip() != b"ready" or time.monotonic() - begin > START_TIMEOUT:
-                    raise EtamError("a process of the background load did not start; measure without --busy")
+                    raise EtamError("a process of the background load did not start; measure without `busy`")
         except BaseException:
             self._stop()
             raise

@@ -84,12 +84,12 @@ def check_length(frames: int, warm_up: int, specs: Sequence[ModelSpec]) -> None:
     if warm_up < needed:
         raise InputError(
             f"a warm-up of {warm_up} frames ends before the memory is full, which takes {needed} frames, and frames "
-            f"before that are not like those that follow; use --warm-up {needed} or more"
+            f"before that are not like those that follow; use `warm_up={needed}` or more"
         )
     if frames - warm_up < MIN_FRAMES:
         raise InputError(
             f"{frames} frames leave {max(frames - warm_up, 0)} after a warm-up of {warm_up}, and figures need "
-            f"{MIN_FRAMES} or more; use --frames {warm_up + MIN_FRAMES} or more"
+            f"{MIN_FRAMES} or more; use `frames={warm_up + MIN_FRAMES}` or more"
         )
 
 

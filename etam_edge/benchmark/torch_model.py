@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from etam_edge.model import EfficientTAM
 
 
+def prepare_torch(threads: int | None) -> str:
+    """Import PyTorch, limit its CPU threads, and return its version.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+    """
+    from etam_edge.model.threads import limit_threads
+
+    return limit_threads(threads)
+
+
 def torch_candidate(name: str, model: EfficientTAM, sizes: GraphSizes) -> Candidate:
     """The plain model on the CPU, with as many conditioning frames as a bundle of these sizes has.
 

@@ -61,6 +61,11 @@ class Bundle:
         return self.path / self.manifest.graphs[name].file
 
     @property
+    def size(self) -> int:
+        """Bytes of all graphs."""
+        return sum(self.graph_path(name).stat().st_size for name in self.manifest.graphs)
+
+    @property
     def identity(self) -> str:
         """A hash over all graphs. Bundles with equal hashes give equal outputs."""
         text = ",".join(f"{name}:{self.manifest.graphs[name].sha256}" for name in GRAPH_NAMES)

@@ -125,7 +125,7 @@ def writing_engines(bundle: Bundle, platform: EnginePlatform, overwrite: bool) -
     """
     target = bundle.path / FOLDER / platform.fingerprint
     if target.is_dir() and not overwrite and not stale(bundle, platform):
-        raise InputError(f"{target} holds engines of these graphs already; add --overwrite to build them again")
+        raise InputError(f"{target} already holds engines of these graphs; add `overwrite=True` to build them again")
     with atomic.atomic_directory(target, True, f"{GRAPH_NAMES[0]}.json", "set of engines") as draft:
         yield draft
 

@@ -14,7 +14,7 @@ class Target:
     """A kind of machine.
 
     Attributes:
-        name: as `--target` takes it.
+        name: value of `target` in a build.
         device: what it is.
         compute_capability: of its GPU, (major, minor), or None for whatever is here.
         system: what has to be installed on it.

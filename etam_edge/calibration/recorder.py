@@ -208,7 +208,7 @@ class _Sampler:
         if size > self._bytes[graph]:
             raise InputError(
                 f"one sample of {graph} takes {size / 1e6:.0f} MB and may take {self._bytes[graph] / 1e6:.0f} MB; "
-                "allow the recording more with --max-size"
+                "allow the recording more with `max_size`"
             )
         dropped = self._dropped([*kept, new], self._bytes[graph])
         if new in dropped:

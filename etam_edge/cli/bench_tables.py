@@ -8,9 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from etam_edge.benchmark.background import DESCRIPTION
-from etam_edge.benchmark.result import Benchmark, ObjectsRun, Side, Timing
 from etam_edge.cli.console import err, megabytes, out
+from etam_edge.workflows.bench import DESCRIPTION, Benchmark, ObjectsRun, Side, Timing
 
 
 def show(result: Benchmark) -> None:

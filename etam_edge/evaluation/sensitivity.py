@@ -142,15 +142,15 @@ def fastest_within(
         result = _checked(build(recipe), reference, clips, "mixed", max_frames, step).comparison
         if result.overall.drop is None:
             raise InputError(
-                "--max-drop needs ground-truth masks, and the clips have none; give clips with annotations"
+                "`max_drop` needs ground-truth masks, and the clips have none; give clips with annotations"
             )
         trials.append(Trial(names, result.overall.drop.j_and_f, result.overall.mean_iou))
         if result.overall.drop.j_and_f <= max_drop and not result.candidate_not_finite:
             return recipe, trials
         if not chosen:
             raise InputError(
-                f"even without int8 the drop is {trials[-1].drop:.2f} points, and --max-drop is {max_drop:g}; "
-                "allow more, or keep what is not quantized in fp32 with --rest fp32"
+                f"even without int8 the drop is {trials[-1].drop:.2f} points, and `max_drop` is {max_drop:g}; "
+                'allow more, or keep what is not quantized in fp32 with `float_precision="fp32"`'
             )
         chosen.remove(max(chosen, key=lambda cost: cost.lost / cost.gain))
 

@@ -35,11 +35,11 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if self.max_drop is None and self.min_iou is None:
-            raise InputError("nothing was asked of the candidate; give a largest drop or a smallest IoU")
+            raise InputError("no threshold is given; give `max_drop` or `min_iou`")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
-            raise InputError(f"--max-drop {self.max_drop:g} is no number of points; give 0 or more, for example 1.0")
+            raise InputError(f"`max_drop={self.max_drop:g}` is not a number of points; give 0 or more, for example 1.0")
         if self.min_iou is not None and not 0 <= self.min_iou <= 1:
-            raise InputError(f"--min-iou {self.min_iou:g} is no IoU; give a number from 0 to 1, for example 0.9")
+            raise InputError(f"`min_iou={self.min_iou:g}` is not an IoU; give a number from 0 to 1, for example 0.9")
 
 
 def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clips: int, clips: int) -> Thresholds:
@@ -61,13 +61,13 @@ def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clip
     )
     if max_drop is not None:
         raise InputError(
-            f"--max-drop cannot be judged: {wanting}; add annotations, or leave it out and hold the masks to the "
-            "reference's with --min-iou"
+            f"`max_drop` cannot be judged: {wanting}; add annotations, or leave it out and compare the masks with the "
+            "reference's by `min_iou`"
         )
     if min_iou is None:
         raise InputError(
-            f"a drop of J&F cannot be judged: {wanting}; add annotations, or hold the masks to the reference's with "
-            "--min-iou, for example --min-iou 0.9"
+            f"a drop of J&F cannot be judged: {wanting}; add annotations, or compare the masks with the reference's by "
+            "`min_iou`, for example `min_iou=0.9`"
         )
     return Thresholds(None, min_iou)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import onnx
 
+from etam_edge.bundle import Bundle
 from etam_edge.errors import ExportError
 from etam_edge.spec import ModelSpec
 
@@ -68,6 +69,12 @@ def node_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[str
         raise ExportError(f"graph '{name}' has nodes without unique names; this is a defect of the exporter")
     table = module_regions(spec)
     return {node: _region(name, node, table) for node in names}
+
+
+def bundle_regions(bundle: Bundle) -> dict[str, dict[str, str]]:
+    """The region of every tensor of a bundle, by graph and tensor."""
+    graphs = {name: onnx.load(bundle.graph_path(name)) for name in bundle.manifest.graphs}
+    return {name: tensor_regions(name, graph, bundle.manifest.model) for name, graph in graphs.items()}
 
 
 def tensor_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[str, str]:

@@ -29,7 +29,7 @@ VOID = 255
 """Pixel value of an annotation's void region, which is excluded from measures, unless it is an object's value."""
 LAYOUTS = (
     "DAVIS layout (JPEGImages/NAME and Annotations/NAME), a folder of videos or image folders with NAME.json beside "
-    "each, or one of them with --prompts FILE.json"
+    "each, or one of them with `prompts=FILE.json`"
 )
 
 
@@ -135,7 +135,7 @@ def find_clips(path: Path, prompts: Path | None = None) -> list[Clip]:
         and (entry.suffix.lower() in VIDEO_SUFFIXES or (entry.is_dir() and not _is_masks(entry)))
     ]
     if path.is_file() or (not found and _holds_images(path)):
-        raise InputError(f"{path} is one clip; say what to track in it with --prompts FILE.json")
+        raise InputError(f"{path} is one clip; name the objects to track in it with `prompts=FILE.json`")
     if not found:
         raise InputError(f"{path} holds no clips; give {LAYOUTS}")
     names = [entry.stem for entry in found]
@@ -149,7 +149,7 @@ def _clip(source: Path, prompts: Path) -> Clip:
     """A video or image folder with a prompts file, and ground truth in `NAME_masks` where that exists."""
     if not prompts.is_file():
         raise InputError(
-            f"clip {source} has no prompts: there is no {prompts}; write one, or name it with --prompts (one clip only)"
+            f"clip {source} has no prompts: there is no {prompts}; write one, or name it with `prompts` (one clip only)"
         )
     frames = open_source(str(source))
     plan = plan_file(prompts)

@@ -22,7 +22,7 @@ MAX_OBJECTS = 64
 """Largest number of values in a mask image that are taken for objects; more are the soft edges of one object."""
 MAX_PIXELS = 1e9
 """Bound on coordinates; NaN and infinity exceed it, too."""
-HOW = "--point X,Y, --box X0,Y0,X1,Y1, --mask FILE or --prompts FILE.json"
+HOW = "`point=X,Y`, `box=X0,Y0,X1,Y1`, `mask=FILE` or `prompts=FILE.json`"
 
 
 def plan_prompts(
@@ -43,27 +43,27 @@ def plan_prompts(
     if file is not None:
         if points or negative_points or box is not None or mask is not None:
             raise InputError(
-                "--prompts cannot be mixed with --point, --negative-point, --box or --mask; put all in the file"
+                "`prompts` cannot be mixed with `point`, `negative_point`, `box` or `mask`; put all in the file"
             )
         return plan_file(file)
     if mask is not None:
         if points or negative_points or box is not None:
-            raise InputError("--mask cannot be mixed with --point, --negative-point or --box; give one of them")
+            raise InputError("`mask` cannot be mixed with `point`, `negative_point` or `box`; give one of them")
         objects = read_masks(mask)
-        planned = [PlannedPrompt(0, number, Prompt(mask=one), f"--mask {mask}") for number, one in objects.items()]
+        planned = [PlannedPrompt(0, number, Prompt(mask=one), f"`mask={mask}`") for number, one in objects.items()]
         return PromptPlan(planned, [mask])
     if not points and box is None:
-        extra = "--negative-point says where the object is not; " if negative_points else ""
+        extra = "`negative_point` says where the object is not; " if negative_points else ""
         raise InputError(f"{extra}no object was prompted; add {HOW}")
-    clicks = [_numbers(text, 2, "--point") for text in points]
-    clicks += [_numbers(text, 2, "--negative-point") for text in negative_points]
+    clicks = [_numbers(text, 2, "point") for text in points]
+    clicks += [_numbers(text, 2, "negative_point") for text in negative_points]
     prompt = Prompt(
         points=clicks or None,
         labels=[1] * len(points) + [0] * len(negative_points) if clicks else None,
-        box=_numbers(box, 4, "--box") if box is not None else None,
+        box=_numbers(box, 4, "box") if box is not None else None,
     )
-    given = (("--point", points), ("--negative-point", negative_points), ("--box", [box] if box is not None else []))
-    where = " ".join(f"{option} {text}" for option, texts in given for text in texts)
+    given = (("point", points), ("negative_point", negative_points), ("box", [box] if box is not None else []))
+    where = " ".join(f"`{name}={text}`" for name, texts in given for text in texts)
     return PromptPlan([PlannedPrompt(0, 1, prompt, where)])
 
 
@@ -106,7 +106,7 @@ def _mask_values(image: Image.Image) -> np.ndarray:
     return (values[..., :3].any(axis=-1) & (values[..., 3] > 0)).astype(np.uint8)
 
 
-def _numbers(text: str, count: int, option: str) -> list[float]:
+def _numbers(text: str, count: int, parameter: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -114,8 +114,8 @@ def _numbers(text: str, count: int, option: str) -> list[float]:
     if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
         form = "X,Y" if count == 2 else "X0,Y0,X1,Y1"
         raise InputError(
-            f"{option} {text} is not of the form {form}; give pixels of the frame, for example {option} "
-            f"{'420,260' if count == 2 else '100,80,420,260'}"
+            f"`{parameter}={text}` is not of the form {form}; give pixels of the frame, for example "
+            f"`{parameter}={'420,260' if count == 2 else '100,80,420,260'}`"
         )
     return numbers
 

@@ -52,19 +52,19 @@ class Output(Protocol):
         """Remove what is incomplete."""
 
 
-def check_writable(path: Path, option: str) -> None:
+def check_writable(path: Path, parameter: str) -> None:
     """Create the directory of a file to be written, and refuse a path where none can be.
 
     Raises:
         InputError: `path` is a directory or a device, or its directory cannot be written.
     """
     if path.is_dir():
-        raise InputError(f"{option} {path} is a folder; name a file in it")
+        raise InputError(f"`{parameter}={path}` is a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         AtomicFile(path).discard()
     except OSError as error:
-        raise InputError(f"{option} {path} cannot be written ({error.strerror}); name another place") from error
+        raise InputError(f"`{parameter}={path}` cannot be written ({error.strerror}); name another place") from error
 
 
 class OverlayVideo:
@@ -82,9 +82,9 @@ class OverlayVideo:
 
     def __init__(self, path: Path, frames_per_second: float | None, frame_shape: tuple[int, int]) -> None:
         if path.suffix.lower() != ".mp4":
-            raise InputError(f"--output {path} is no .mp4 file; name one that ends in .mp4")
+            raise InputError(f"`output={path}` is not an .mp4 file; name one that ends in .mp4")
         self._cv2 = import_opencv()
-        check_writable(path, "--output")
+        check_writable(path, "output")
         self.path = path
         self._count = 0
         # The codec needs even sides (4:2:0 subsampling); an odd last row or column is left out.
@@ -99,8 +99,8 @@ class OverlayVideo:
         if not self._writer.isOpened():
             self.discard()
             raise InputError(
-                f"--output {path} cannot be written by OpenCV as {self._width} x {self._height} pixels; free space "
-                "there, name another place, or use --masks DIR"
+                f"`output={path}` cannot be written by OpenCV as {self._width} x {self._height} pixels; free space "
+                "there, name another place, or use `masks=DIR`"
             )
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
@@ -141,13 +141,13 @@ class MaskFolder:
         beyond = [object_id for object_id in object_ids if not 1 <= object_id <= 255]
         if beyond:
             raise InputError(
-                f"object {beyond[0]} cannot be written to --masks: a palette holds ids 1 to 255; renumber it"
+                f"object {beyond[0]} cannot be written to `masks`: a palette holds ids 1 to 255; renumber it"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--masks {path} cannot be made ({error.strerror}); name another folder") from error
-        check_writable(path / "mask.png", "--masks")
+            raise InputError(f"`masks={path}` cannot be made ({error.strerror}); name another folder") from error
+        check_writable(path / "mask.png", "masks")
         self.path = path
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
@@ -188,9 +188,9 @@ class ScoreLines:
         try:
             file = open_stream(path)
         except OSError as error:
-            raise InputError(f"--scores {path} cannot be written ({error.strerror}); name another place") from error
+            raise InputError(f"`scores={path}` cannot be written ({error.strerror}); name another place") from error
         if file is None:
-            check_writable(path, "--scores")
+            check_writable(path, "scores")
             self._pending = _pending(path)
             file = open(self._pending.temporary, "wb")  # noqa: SIM115 - closed by close or discard
         self._file = io.TextIOWrapper(file, encoding="utf-8")

@@ -280,7 +280,7 @@ def import_opencv(user: str | None = None) -> Any:
         import cv2
     except ImportError as error:
         need = f"{user} needs" if user else "videos and cameras need"
-        instead = "" if user else ", or use a folder of images and --masks"
+        instead = "" if user else ", or use a folder of images and `masks`"
         raise RuntimeUnavailableError(
             f"{need} OpenCV, which cannot be imported ({error}); "
             f'install it with: pip install "etam-edge[video]"{instead}'

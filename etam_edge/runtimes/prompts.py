@@ -68,7 +68,7 @@ def prepare(
     if len(points) > sizes.max_points:
         raise InputError(
             f"{where} has {len(points)} points (a box counts two) and this bundle takes {sizes.max_points}; "
-            "give fewer, or export it with a larger --max-points"
+            "give fewer, or export it with a larger `max_points`"
         )
     height, width = frame_shape
     scaled = points / np.array([width, height], dtype=np.float32) * np.float32(spec.image_size)

@@ -144,7 +144,7 @@ class _LoadedGraph:
         if self._context is None:
             raise CudaError(
                 f"there is no room on the GPU for the working memory of '{name}': {log.last()}; close other programs, "
-                "or build engines for fewer objects (etam-edge build --max-objects)"
+                "or build engines for fewer objects with a smaller `max_objects`"
             )
         self.tensors = {tensor.name: tensor for tensor in (*signature.inputs, *signature.outputs)}
         self._inputs = signature.inputs
