@@ -221,7 +221,7 @@ def test_a_version_is_held_to_what_the_package_requires(
 
 
 def test_minimum_versions_come_from_the_project_itself() -> None:
-    required = {"numpy", "pillow", "typer", "onnxruntime", "opencv", "matplotlib"}
+    required = {"numpy", "pillow", "typer", "onnxruntime", "openvino", "opencv", "matplotlib"}
     required |= {"torch", "onnx", "onnxslim", "onnx_ir", "huggingface_hub", "tensorrt", "tensorrt_rtx", "pycuda"}
     held = {package.name for package in PACKAGES if packages_module._oldest_version(package)}
     assert held == required
