@@ -46,11 +46,11 @@ def damaged(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFac
     made: dict[str, Path] = {}
 
     def change(kind: str, name: str, value: np.ndarray) -> np.ndarray:
-        if kind == "weights" and name == "model.memory_attention.norm.weight":
+        if kind == "weights" and name == "attention.conditioned.norm.weight":
             return 3 * value
         if kind == "time codes" and name.endswith("time_codes"):
             return value[::-1].copy()
-        if kind == "nan" and name == "model.memory_attention.norm.bias":
+        if kind == "nan" and name == "attention.conditioned.norm.bias":
             return np.full_like(value, np.nan)
         return value
 

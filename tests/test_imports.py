@@ -34,9 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "media": RUNTIMES,
     "live": {"media", *RUNTIMES},
     "calibration": {"exporters", "media", *RUNTIMES, ONNXRUNTIME},
-    "exporters": {"model", *RUNTIMES, ONNXRUNTIME},
+    "exporters": {"model", *RUNTIMES, ONNXRUNTIME, TENSORRT},
     "evaluation": {"media", *RUNTIMES},
-    "benchmark": {"media", "model", *RUNTIMES},
+    "benchmark": {"media", "model", *RUNTIMES, ONNXRUNTIME, OPENVINO},
     "workflows": WORK | BACKENDS | {CUDA},
     # Commands call workflows. `track` is a loop of its own over a source and a session.
     "cli": {"workflows", "bundle", "media", "runtimes"},
