@@ -11,7 +11,8 @@ etam-edge export --output "$folder/fp32" --overwrite
 python -c "import sys, pathlib, etam_edge.media as media; media.write_clips(pathlib.Path(sys.argv[1]))" "$folder/clips"
 
 # Calibrate on the drawn clip alone, so that the check also sees frames that the scales do not come from.
-etam-edge export --precision int8 --rest fp32 --output "$folder/int8" --overwrite \
+# fp32 for what is not int8: for a CPU. For a GPU leave the option out, which means fp16.
+etam-edge quantize "$folder/fp32" --float-precision fp32 --output "$folder/int8" --overwrite \
     --calibration "$folder/clips/crossing" --prompts "$folder/clips/crossing.json"
 
 etam-edge check "$folder/int8" --reference "$folder/fp32" --clips "$folder/clips" --max-drop 1.0 \
