@@ -14,10 +14,13 @@ from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend, 
 
 COMPARED = 5
 """Samples of each graph, spread over the recording, that are compared with the graph as it is in the file."""
-TOLERANCE = 0.1
-"""Largest median of the relative difference between the two, for each float output. Rounding to int8 or fp16 in another
-order makes small differences; a near-tie between two mask candidates can make a large one, but in few samples. A wrong
-rewrite changes all samples."""
+TOLERANCE = 0.2
+"""Largest median of the relative difference between the two, for each float output.
+
+A wrong rewrite changes all samples, typically by half of an output's size. Rounding to int8 or fp16 in another order
+changes outputs by less than 0.01; a near-tie between two mask candidates changes them by more, but in few samples. int8
+products that saturate, on x86 without VNNI, change memory keys by up to 0.11 (measured on an AMD EPYC with AVX2, ONNX
+Runtime 1.32.0)."""
 
 
 def try_graphs(bundle: Bundle, recording: Recording) -> None:
