@@ -233,7 +233,7 @@ def test_a_frame_of_nan_is_an_empty_one_and_the_run_goes_on(clip: Clip) -> None:
     assert (comparison.overall.score_flips.count, comparison.overall.score_flips.of) == (0, 10)
     verdict = judge(comparison, Thresholds(100, 0))
     assert not verdict.passed
-    assert verdict.reasons == ["the candidate answered NaN or infinity on 2 frames"]
+    assert verdict.reasons == ["the candidate's outputs were NaN or infinite on 2 frames"]
 
 
 def test_nan_of_the_reference_fails_too(clip: Clip) -> None:
@@ -242,7 +242,7 @@ def test_nan_of_the_reference_fails_too(clip: Clip) -> None:
     assert comparison.overall.drop is not None
     assert comparison.overall.drop.j_and_f < 0
     verdict = judge(comparison, Thresholds(1.0))
-    assert verdict.sentence == "failed: the reference answered NaN or infinity on 1 frame"
+    assert verdict.sentence == "failed: the reference's outputs were NaN or infinite on 1 frame"
 
 
 def test_an_object_whose_prompt_gave_nan_never_starts(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_a_bundle_that_answers_nan_fails_whatever_is_allowed(
 ) -> None:
     result = run(damaged("nan"), bundle, clips, "--max-drop", 100, "--min-iou", 0)
     assert result.exit_code == 1, result.output
-    assert f"failed: the candidate answered NaN or infinity on {FRAMES - 1 + FRAMES - 3} frames" in result.output
+    assert f"failed: the candidate's outputs were NaN or infinite on {FRAMES - 1 + FRAMES - 3} frames" in result.output
     figures, page = report(Path("checks/nan-against-whole"))
     assert figures["comparison"]["candidate_not_finite"] == FRAMES - 1 + FRAMES - 3
     assert figures["comparison"]["candidate_latency"] is None

@@ -1,4 +1,4 @@
-"""Sensitivity: what each region costs in accuracy and gains in time when it alone changes its precision."""
+"""Sensitivity: the loss of accuracy and the gain of time when a single region changes its precision."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from etam_edge.recipe import FP16, FP32, Recipe
 from etam_edge.runtimes.tracker import Tracker
 
 MIN_GAIN = 0.01
-"""Share of a frame's time that a region has to gain to be worth quantizing; less is noise."""
+"""Smallest gain, as a share of a frame's time, for which a region is quantized. Less is noise."""
 Build = Callable[[Recipe], Tracker]
-"""Makes a bundle of a recipe and loads it."""
+"""Writes the bundle of a recipe and loads it."""
 Step = Callable[[str], None]
-"""Told what is being tried, at every frame."""
+"""Called with the name of the region that is tried, after every frame."""
 
 
 @dataclass(frozen=True)
 class RegionCost:
-    """One region in another precision, all others in fp32, against fp32.
+    """A model with one region in another precision and the others in fp32, compared with fp32.
 
     Attributes:
-        region: its name.
-        precision: that it alone had.
-        drop: of J&F in points, or None where the clips have no ground-truth masks.
-        mean_iou, smallest_iou: with the masks of fp32.
-        score_flips, choice_flips: object frames on which the sight or the mask candidate changed.
-        not_finite: frames of NaN.
-        milliseconds, reference_milliseconds: medians of a frame, taken in turn.
+        region: name of the region.
+        precision: of this region.
+        drop: drop of J&F in points; None if the clips have no ground-truth masks.
+        mean_iou, smallest_iou: IoU with the masks of fp32.
+        score_flips, choice_flips: number of object frames on which an object became visible or not visible, or another
+            of the decoder's masks was chosen.
+        not_finite: number of frames whose outputs were NaN or infinite.
+        milliseconds, reference_milliseconds: median times of a frame. Both models were interleaved.
         cpu: kind of the CPU that measured it, with its instruction set.
         int8_form: how int8 products were computed ("uint8 x int8", say); None without int8 or not on a CPU.
     """
@@ -55,12 +56,12 @@ class RegionCost:
 
     @property
     def lost(self) -> float:
-        """What regions are ranked by: the share of the mask that changed, which has less noise than J&F."""
+        """Share of the mask that changed. Regions are ranked by it, because it has less noise than J&F."""
         return 1.0 - self.mean_iou
 
     @property
     def gain(self) -> float:
-        """Milliseconds saved a frame; negative where it is slower."""
+        """Milliseconds that a frame is faster; negative if it is slower."""
         return self.reference_milliseconds - self.milliseconds
 
 
@@ -73,13 +74,13 @@ def region_costs(
     max_frames: int | None = None,
     step: Step | None = None,
 ) -> list[RegionCost]:
-    """The cost of each region, least first.
+    """Measure the cost of each region, and return the costs, the least first.
 
     Args:
-        build: makes a tracker of a recipe.
-        reference: in fp32.
-        precision: that each region gets in its turn.
-        max_frames: of each clip, or all.
+        build: writes the bundle of a recipe and loads it.
+        reference: tracker in fp32.
+        precision: of the region that is measured.
+        max_frames: maximum number of frames of a clip; None for all.
 
     Raises:
         InputError: there is nothing to compare on.
@@ -95,12 +96,12 @@ def region_costs(
 
 @dataclass(frozen=True)
 class Trial:
-    """A set of regions that was tried together.
+    """A set of int8 regions that was measured.
 
     Attributes:
-        regions: in int8.
-        drop: of J&F in points.
-        mean_iou: with the masks of fp32.
+        regions: names of the regions.
+        drop: drop of J&F in points.
+        mean_iou: IoU with the masks of fp32.
     """
 
     regions: tuple[str, ...]
@@ -118,21 +119,21 @@ def fastest_within(
     max_frames: int | None = None,
     step: Step | None = None,
 ) -> tuple[Recipe, list[Trial]]:
-    """The fastest set of int8 regions whose drop stays within a budget.
+    """Find the fastest set of int8 regions whose drop of J&F is at most `max_drop`.
 
-    All regions that gain time are taken; while the measured drop is above the budget, the one that loses the most for
-    the time it gains goes.
+    The first set has all regions that gain time. While the measured drop is too large, the region that loses most
+    accuracy for the time that it gains is removed.
 
     Args:
-        costs: of int8, region by region.
-        base: what regions that are not int8 have.
-        max_drop: points of J&F.
+        costs: cost of each region in int8.
+        base: recipe of the regions that are not int8.
+        max_drop: in points.
 
     Returns:
-        the recipe, and all that was tried, the last one kept.
+        the recipe, and the sets that were measured, the chosen one last.
 
     Raises:
-        InputError: the clips have no ground-truth masks, or the base alone drops more than the budget.
+        InputError: the clips have no ground-truth masks, or `base` without int8 drops more than `max_drop`.
     """
     chosen = [cost for cost in costs if cost.gain > MIN_GAIN * cost.reference_milliseconds and not cost.not_finite]
     trials: list[Trial] = []
@@ -194,7 +195,7 @@ def costs_to_json(costs: Sequence[RegionCost]) -> str:
 
 
 def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
-    """Accuracy lost against time gained, one bar each a region, as a PNG.
+    """Plot the accuracy lost and the time gained by each region, as a PNG.
 
     Raises:
         RuntimeUnavailableError: matplotlib is not installed.

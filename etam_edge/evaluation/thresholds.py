@@ -1,4 +1,4 @@
-"""Passed or failed: thresholds, what they say of a comparison, and what of it goes into a bundle's manifest."""
+"""Thresholds of an accuracy check, the verdict, and the summary for the manifest of the bundle."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ROUNDED = ", fp16 rounded after every operation"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a candidate is held to; at least one of both.
+    """Thresholds of a check. At least one is not None.
 
     Attributes:
-        max_drop: most that J&F may drop, in points, or None.
-        min_iou: least that the smallest IoU with the reference's masks may be, or None.
+        max_drop: largest drop of J&F that passes, in points; None to ignore J&F.
+        min_iou: smallest IoU with the reference's mask on any object frame that passes, 0 to 1; None to ignore it.
 
     Raises:
-        InputError: there is none, or one is out of range.
+        InputError: both are None, or one is out of range.
     """
 
     max_drop: float | None = DEFAULT_MAX_DROP
@@ -43,15 +43,17 @@ class Thresholds:
 
 
 def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clips: int, clips: int) -> Thresholds:
-    """What can be asked over these clips. Without `max_drop` it is DEFAULT_MAX_DROP where there are ground-truth masks.
+    """Choose thresholds that can be judged on these clips.
+
+    If a clip has ground-truth masks, `max_drop` is DEFAULT_MAX_DROP unless it is given.
 
     Args:
-        max_drop, min_iou: what the user asked for, None where nothing.
-        judged_clips: how many clips have ground-truth masks on frames that count.
-        clips: how many there are.
+        max_drop, min_iou: thresholds that the user gave; None if not given.
+        judged_clips: number of clips that have ground-truth masks on frames that J and F are averaged over.
+        clips: number of clips.
 
     Raises:
-        InputError: what was asked cannot be told without ground-truth masks, or a threshold is out of range.
+        InputError: the thresholds cannot be judged without ground-truth masks, or one is out of range.
     """
     if judged_clips:
         return Thresholds(DEFAULT_MAX_DROP if max_drop is None else max_drop, min_iou)
@@ -74,11 +76,11 @@ def choose_thresholds(max_drop: float | None, min_iou: float | None, judged_clip
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate keeps its thresholds.
+    """Result of a check.
 
     Attributes:
-        passed: whether it keeps all of them.
-        reasons: those it does not keep, or all where it keeps them.
+        passed: whether all thresholds were met.
+        reasons: a sentence for each threshold that was not met; if all were met, a sentence for each threshold.
     """
 
     passed: bool
@@ -86,14 +88,15 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
+        """The result in one sentence."""
         return f"{'passed' if self.passed else 'failed'}: {'; '.join(self.reasons)}"
 
 
 def judge(comparison: Comparison, thresholds: Thresholds) -> Verdict:
-    """Hold a comparison to thresholds. A model that answered NaN fails whatever they are.
+    """Judge a comparison by thresholds. Outputs that are NaN or infinite fail any threshold.
 
     Raises:
-        InputError: a drop was asked for and there are no ground-truth masks.
+        InputError: `max_drop` is given and there are no ground-truth masks.
     """
     rules: list[tuple[bool, str]] = []
     if thresholds.max_drop is not None:
@@ -118,22 +121,22 @@ def judge(comparison: Comparison, thresholds: Thresholds) -> Verdict:
     ):
         if count:
             frames = "1 frame" if count == 1 else f"{count} frames"
-            rules.append((False, f"the {who} answered NaN or infinity on {frames}"))
-    # NaN keeps no threshold: its comparisons are false.
+            rules.append((False, f"the {who}'s outputs were NaN or infinite on {frames}"))
+    # Comparisons with NaN are false, so NaN fails.
     failures = [text for kept, text in rules if not kept]
     return Verdict(not failures, failures or [text for _, text in rules])
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two that were compared.
+    """A bundle that was compared, and what ran it.
 
     Attributes:
-        name: of its bundle's folder.
-        identity: hash over its graphs.
-        model, precision: of its bundle.
+        name: name of the bundle's folder.
+        identity: `Bundle.identity`.
+        model, precision: of the bundle.
         checkpoint: sha256 of the weights, or "".
-        runtime: what ran it, and where, and whether fp16 was rounded as a GPU rounds it.
+        runtime: name of the runtime and its device, and whether fp16 was rounded as a GPU rounds it.
         cpu: kind of the machine's CPU, with its instruction set; "" where it is not known.
         int8_form: how int8 products were computed on a CPU ("uint8 x int8", say); None without int8 or on a GPU.
     """
@@ -151,8 +154,8 @@ class Side:
     def of(cls, tracker: Tracker, rounded: bool = False) -> Side:
         """
         Args:
-            tracker: of the bundle itself.
-            rounded: whether another one stood in for it, whose fp16 regions round after every operation.
+            tracker: of the bundle itself, not of a rounded copy.
+            rounded: whether it was tracked by a copy of the bundle that rounds to fp16 after every operation.
         """
         bundle = tracker.bundle
         return cls(
@@ -169,13 +172,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check that was done, with all that is kept of it.
+    """Everything that a check stores.
 
     Attributes:
-        candidate, reference: who was compared.
-        comparison: what was found.
-        thresholds: what was asked.
-        verdict: whether it was kept.
+        candidate, reference: the bundles that were compared.
+        comparison: the figures.
+        thresholds: of the check.
+        verdict: whether the thresholds were met.
         version: of etam-edge.
         created: when, ISO 8601 in UTC.
     """
@@ -189,7 +192,7 @@ class Outcome:
     created: str
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All fields, for JSON."""
         return {"etam-edge": self.version, **{k: v for k, v in asdict(self).items() if k != "version"}}
 
     def to_manifest(self) -> Accuracy:
