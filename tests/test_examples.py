@@ -142,6 +142,7 @@ assert session.frame_index == 2, session.frame_index
     assert "3 frames tracked, 1 dropped" in text
 
 
+@pytest.mark.full
 def test_quantize_and_check(folder: Path) -> None:
     output = folder / "quantize"
     text = run(QUANTIZE, output, folder=folder, MAX_FRAMES="20")
