@@ -1,4 +1,4 @@
-"""What was tried: ways to compute the parts of a frame that take longest, alone and in turn."""
+"""Kernels that were tried: several ways to compute the slowest parts of a frame, each alone, interleaved."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ SIDES = (512, 1024)
 SLOTS = 8
 WARM_UP = 3
 CLOSE = 0.15
-"""Of the plain answer's largest value: int8 rounds, and what is further off computes something else."""
+"""Largest difference allowed, as a part of the plain result's largest value: int8 rounds, and a larger difference means
+that something else is computed."""
 
 
 def run(settings: Settings) -> Part:
     """
     Raises:
-        EtamError: a way answers something else.
+        EtamError: the result of a way is wrong.
     """
     found = cases(SIDES, SLOTS)
     results: dict[str, Any] = {}
@@ -32,7 +33,7 @@ def run(settings: Settings) -> Part:
     rounds = WARM_UP + settings.frames
     with counted("kernels", rounds * sum(len(case.ways) for case in found)) as advance:
         for case in found:
-            times = measure(case, rounds, settings.threads, lambda: advance("in turn"))
+            times = measure(case, rounds, settings.threads, lambda: advance("interleaved"))
             counting = {way: spent[WARM_UP:] for way, spent in times.items()}
             results[case.what] = counting
             plain = next(iter(counting))
@@ -54,7 +55,7 @@ def measure(case: Case, rounds: int, threads: int | None, step: Any = lambda: No
     """Milliseconds of every round, by way.
 
     Raises:
-        EtamError: a way answers something else than the first one.
+        EtamError: the result of a way differs from that of the first one.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""What the second to fourth object cost in `track`, beside the first; `encode` runs once for all."""
+"""What the second to fourth object cost in `track`, compared with the first; `encode` runs once for all objects."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run(settings: Settings) -> Part:
 def measure(
     tracker: Tracker, warm_up: int, frames: int, advance: Advance
 ) -> tuple[dict[int, list[float]], dict[int, list[float]], dict[int, list[float]]]:
-    """Milliseconds of `track`, of `encode` and of whole frames after the warm-up, by number of objects, all in turn.
+    """Milliseconds of `track`, of `encode` and of whole frames after the warm-up, by number of objects, interleaved.
 
     Raises:
         EtamError: a session refuses a frame.
@@ -113,7 +113,7 @@ def measure(
                 track[count].append(stages["track"])
                 encode[count].append(stages["encode"])
                 whole[count].append(spent)
-            advance(f"{count} in turn")
+            advance(f"{count} interleaved")
 
         return run
 
@@ -123,7 +123,7 @@ def measure(
 
 
 def cost(track: Times) -> Cost:
-    """Of times in `track` by number of objects, of the same frames: frames are drawn anew for the interval."""
+    """Cost of a further object, of times in `track` by number of objects; the interval is a bootstrap over frames."""
     first, last = min(track), max(track)
     pair = np.array([track[first], track[last]])
 

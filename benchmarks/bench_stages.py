@@ -1,4 +1,4 @@
-"""Where a frame's time goes: the stages of every bundle, all bundles in turn."""
+"""Where a frame's time goes: the stages of every bundle, bundles interleaved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOADS = {
     FP32: (FP32, load_bundle),
     INT8: (INT8, load_bundle),
 }
-"""Kind of the bundle, and how it is loaded: what a frame was before, and what it is."""
+"""Kind of the bundle and how it is loaded: without the tricks, and as it is used."""
 
 
 def run(settings: Settings) -> Part:

@@ -89,12 +89,12 @@ def milliseconds(start: Start) -> float:
     """Of one fresh process.
 
     Raises:
-        EtamError: it failed; its last line is told.
+        EtamError: it failed; the message has the last line of its output.
     """
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, *start.arguments], capture_output=True, text=True, check=False)
     whole = 1e3 * (time.perf_counter() - begin)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise EtamError(f"{start.what} failed in a process of its own, which said: {said[-1]}; run it by itself")
+        printed = done.stderr.strip().splitlines() or ["nothing"]
+        raise EtamError(f"{start.what} failed in a separate process: {printed[-1]}; run it by itself")
     return float(json.loads(done.stdout)) if start.inside else whole

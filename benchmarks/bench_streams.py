@@ -1,7 +1,7 @@
 """A long stream: whether frame 5,000 takes as long as frame 50, and whether memory stays flat.
 
 Minutes lie between the two, and machines change in minutes. So the verdict rests on a second session: it is brought to
-frame 50 when the first one has reached its end, and both go on in turn, frame by frame.
+frame 50 when the first one has reached its end, and from then on the two are interleaved frame by frame.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from etam_edge.benchmark.result import EARLY, ratio
 
 MODEL = "etam_nano"
 HALF = 20
-"""Frames before and after frame 50 whose median stands for it."""
+"""Frames before and after frame 50 whose median is given for it."""
 PAIRS = 100
-"""Frames that both sessions track in turn."""
+"""Frames of each session that are interleaved."""
 MOST = 0.03
 """That the late session may be slower, or faster, than the fresh one."""
 OLD, FRESH = "long stream", "fresh session"
@@ -40,7 +40,7 @@ def run(settings: Settings) -> Part:
     candidate = Candidate.of(MODEL, load_bundle(settings.bundles.get(MODEL), settings.threads))
     clip = drawn_clip()
     prompts = clip.prompts(1)
-    # Read once: drawing them anew would show in the process's memory.
+    # Read once: drawing them again would change the process's memory.
     images = list(clip.round())
     times: list[float] = []
     early = min(EARLY, settings.stream // 2)
@@ -65,7 +65,7 @@ def run(settings: Settings) -> Part:
                 begin = time.perf_counter()
                 streams[name](images[index % len(images)], None)
                 pairs[name].append(1e3 * (time.perf_counter() - begin))
-                advance("in turn")
+                advance("interleaved")
     # The fresh session's time is the one below.
     found = ratio(pairs[FRESH], pairs[OLD])
     half = min(HALF, early)
@@ -74,7 +74,7 @@ def run(settings: Settings) -> Part:
     grown = None if resident is None or at_end is None else at_end - resident
     rows = [[f"median around frame {middle:,}", f"{np.median(taken):.2f} ms"] for middle, taken in windows.items()]
     rows += [
-        [f"frame {settings.stream:,} over frame {early}, in turn, n = {PAIRS}", f"{found.of_medians:.3f}"],
+        [f"frame {settings.stream:,} over frame {early}, interleaved, n = {PAIRS}", f"{found.of_medians:.3f}"],
         ["95 % interval", f"{found.low:.3f} to {found.high:.3f}"],
         [f"process memory at frame {early}", _megabytes(resident)],
         [f"process memory at frame {settings.stream:,}", f"{_megabytes(at_end)} ({_megabytes(grown)} more)"],

@@ -1,4 +1,4 @@
-"""What each trick gave: the same bundle with and without it, everything in turn in one run."""
+"""What each trick gains: the same bundle with and without it, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TRICKS = (
 )
 """A new trick is a line here, and its candidate one in `candidates.VARIANTS`."""
 BASE = MODEL
-"""Who tells what masks are right."""
+"""Candidate whose masks the others are compared with."""
 
 
 def run(settings: Settings) -> Part:

@@ -105,7 +105,7 @@ class Bundles:
     def get(self, name: str, kind: str = FP32) -> Path:
         """The path of a bundle, which is made where no ready one is there: once a run, with progress bars.
 
-        What an earlier run made is made anew, since the sources may have changed.
+        A bundle that an earlier run exported is exported again, since the sources may have changed.
 
         Raises:
             InputError: no model has this name, or a ready bundle is another model's or precision's.

@@ -194,7 +194,7 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def measure_times(frame_size: tuple[int, int], side: int, repeats: int, folder: Path) -> list[str]:
-    """Milliseconds, median (minimum), in turn: frames exact, fast, in graphs averaged and exact; masks likewise."""
+    """Milliseconds, median (minimum), interleaved: frames exact, fast, in graphs averaged and exact; masks likewise."""
     height, width = frame_size
     generator = np.random.default_rng(0)
     frame = generator.integers(0, 256, size=(height, width, 3), dtype=np.uint8)
@@ -287,7 +287,7 @@ def show_masks(clips: Sequence[Clip], frames: int, folder: Path) -> None:
 
 
 def show_times(repeats: int, folder: Path) -> None:
-    print(f"Milliseconds on this CPU, median (minimum) of {repeats}, in turn; masks of one object.\n")
+    print(f"Milliseconds on this CPU, median (minimum) of {repeats}, interleaved; masks of one object.\n")
     rows = [
         [size_text(size), str(side), *measure_times(size, side, repeats, folder)] for size in TIMED for side in SIDES
     ]

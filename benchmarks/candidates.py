@@ -1,7 +1,8 @@
-"""Who is measured: the list of variants, and what they are made of. A new variant is a line in `VARIANTS`."""
+"""Candidates: what can be measured, and how each is set up. A new one is a line in `VARIANTS`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +13,14 @@ from benchmarks.bundles import PADDED, make_model
 from benchmarks.interleave import Runner
 from benchmarks.plain_graphs import export_plain
 from benchmarks.plain_runner import FullMemory, PlainRunner, fill_memory
-from benchmarks.reference import ReferenceRunner, build_predictor, find_reference
+from benchmarks.reference import ReferenceRunner, build_predictor, find_reference, need_bfloat16, need_compiler
 from benchmarks.runners import ModelRunner, SessionRunner
 from benchmarks.scene import Scene, make_scene
 from benchmarks.session_options import Load, load_bundle, load_openvino, load_with
 from benchmarks.settings import Settings
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, RuntimeUnavailableError
 from etam_edge.recipe import FP32, INT8
+from etam_edge.runtimes.backends.openvino.backend import import_openvino
 from etam_edge.spec import find_spec
 
 Make = Callable[[], Runner]
@@ -26,7 +28,7 @@ Make = Callable[[], Runner]
 
 
 class Parts:
-    """What the candidates of one model are made of. All see the same frames; what several need is made once.
+    """What the candidates of one model are set up from. All track the same frames; what several need is made once.
 
     Args:
         name: of the model.
@@ -40,7 +42,7 @@ class Parts:
 
     @cached_property
     def scene(self) -> Scene:
-        """What all of them see."""
+        """Frames and click that all candidates get."""
         return make_scene(find_spec(self.name).image_size, self._folder / "frames")
 
     def reference(self, **how: Any) -> Make:
@@ -50,6 +52,10 @@ class Parts:
             InputError: the reference is not there.
             RuntimeUnavailableError: a package that it needs is missing.
         """
+        if how.get("compiled"):
+            need_compiler()
+        if how.get("bfloat16") and REFERENCE_BFLOAT16 not in self.settings.candidates:
+            need_bfloat16()
         builder = find_reference(self.settings.reference)
 
         def make() -> Runner:
@@ -77,6 +83,16 @@ class Parts:
         """
         return self.session_of(self.settings.bundles.get(self.name, kind), load)
 
+    def openvino(self, kind: str) -> Make:
+        """The same in OpenVINO.
+
+        Raises:
+            RuntimeUnavailableError: OpenVINO is not installed.
+            EtamError: the bundle cannot be made.
+        """
+        import_openvino()
+        return self.session(kind, load_openvino)
+
     def session_of(self, path: Path, load: Load = load_bundle) -> Make:
         return lambda: SessionRunner(load(path, self.settings.threads), self.scene)
 
@@ -93,7 +109,7 @@ class Variant:
     Attributes:
         name: for `--candidates` and the JSON file.
         words: in tables.
-        prepare: looks for what it needs and says how it is made.
+        prepare: checks that what it needs is there, and returns the function that sets it up.
     """
 
     name: str
@@ -141,22 +157,24 @@ VARIANTS = (
         lambda parts: parts.session(FP32, load_with(WHILE_RUNNING)),
     ),
     Variant(FP32_ONE_THREAD, "fp32 bundle, one thread", lambda parts: parts.session(FP32, load_with(only_threads=1))),
-    Variant(OPENVINO_FP32, "fp32 bundle in OpenVINO", lambda parts: parts.session(FP32, load_openvino)),
-    Variant(OPENVINO_INT8, "int8 bundle in OpenVINO", lambda parts: parts.session(INT8, load_openvino)),
+    Variant(OPENVINO_FP32, "fp32 bundle in OpenVINO", lambda parts: parts.openvino(FP32)),
+    Variant(OPENVINO_INT8, "int8 bundle in OpenVINO", lambda parts: parts.openvino(INT8)),
     Variant(FP32, "fp32 bundle", lambda parts: parts.session(FP32)),
     Variant(
         INT8_UNFUSED,
         "int8 bundle, products not fused",
         lambda parts: parts.session(INT8, load_with(skip_rewrites=(PRODUCTS,))),
     ),
-    Variant(INT8, "int8 bundle, the rest fp32", lambda parts: parts.session(INT8)),
+    Variant(INT8, "int8 bundle, other regions fp32", lambda parts: parts.session(INT8)),
 )
+OPTIONAL = (REFERENCE_COMPILED, REFERENCE_BFLOAT16, OPENVINO_FP32, OPENVINO_INT8)
+"""Left out with a note, unless they are asked for by name, where this machine lacks what they need."""
 WORDS = {variant.name: variant.words for variant in VARIANTS}
-"""What each name stands for."""
+"""Description by name, for tables."""
 
 
 def candidates(name: str, settings: Settings, wanted: Sequence[str]) -> dict[str, Make]:
-    """Those that take part, by name: of `wanted`, in this order, the ones that the settings name; then `--also`.
+    """Candidates that are measured, by name: those of `wanted` that the settings name, in this order; then `--also`.
 
     Args:
         name: of the model.
@@ -164,17 +182,26 @@ def candidates(name: str, settings: Settings, wanted: Sequence[str]) -> dict[str
         wanted: names of variants; the first one is the base of all ratios.
 
     Raises:
-        EtamError: a bundle cannot be made, the reference cannot be used, or nobody takes part.
+        EtamError: a bundle cannot be made, the reference cannot be used, or no candidate is left.
     """
     parts, named = Parts(name, settings), settings.candidates
     unknown = [word for word in named if word not in WORDS]
     if unknown:
         raise InputError(f"no candidate is named '{unknown[0]}'; use {', '.join(WORDS)}")
     known = {variant.name: variant for variant in VARIANTS}
-    found = {word: known[word].prepare(parts) for word in wanted if not named or word in named}
+    found: dict[str, Make] = {}
+    for word in wanted:
+        if named and word not in named:
+            continue
+        try:
+            found[word] = known[word].prepare(parts)
+        except RuntimeUnavailableError as error:
+            if named or word not in OPTIONAL:
+                raise
+            print(f"note: {word} is left out: {error}", file=sys.stderr)
     found |= {word: parts.session_of(bundle_of(folder, name)) for word, folder in settings.also.items()}
     if not found:
-        raise InputError(f"none of {', '.join(named)} takes part here; name some of {', '.join(wanted)}")
+        raise InputError(f"none of {', '.join(named)} belongs to this part; name some of {', '.join(wanted)}")
     return found
 
 

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = settings_of(options)
         recorder = Recorder(sys.argv if arguments is None else [sys.argv[0], *arguments], settings)
         if NEEDS_REFERENCE not in wanted and not options.only:
-            print("note: nothing is measured beside the reference; add --reference DIR", file=sys.stderr)
+            print("note: the reference is not measured; add --reference DIR", file=sys.stderr)
         tables = ""
         for name in wanted:
             recorder.add(name, PARTS[name](settings))

@@ -1,4 +1,4 @@
-"""Candidates take turns, frame by frame, in one process: what slows the machine down meets all of them."""
+"""Candidates interleaved frame by frame in one process: what slows the machine down affects all of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from etam_edge.benchmark.result import Ratio, Timing, ratio
 
 OTHER_MASKS = 0.9
-"""Mean IoU with the first candidate's masks below which a candidate answers something else."""
+"""Mean IoU with the first candidate's masks below which the masks count as different."""
 
 
 REST = 0.1
-"""Seconds before each turn. ONNX Runtime's workers, unless told to stop, spin for some 35 ms after their graph: a
-candidate with that default would slow down whoever is next."""
+"""Seconds of pause before each frame. With ONNX Runtime's defaults, worker threads spin for some 35 ms after a graph and
+would slow down the next candidate."""
 
 
 class Runner(Protocol):
@@ -87,7 +87,7 @@ def interleave(
         runners: by name; the first one is what masks are compared with.
         warm_up: frames at the beginning that do not count.
         frames: that count.
-        step: told the name after every frame of every candidate.
+        step: called with the name after every frame of every candidate.
         clock: seconds.
         first: index of the first frame: where an earlier call on the same runners ended.
 
@@ -124,9 +124,9 @@ def interleave(
 
 
 def order(names: Sequence[str], index: int) -> list[str]:
-    """Who goes when: every second frame in reverse, and everybody begins in turn.
+    """Order of the candidates on a frame: the first one changes, and every second frame the order is reversed.
 
-    Whoever comes later finds warmer caches, or a busier allocator: nobody always follows the same one.
+    A later candidate finds other caches and another state of the allocator: none always follows the same one.
     """
     first = (index // 2) % len(names)
     turned = [*names[first:], *names[:first]]

@@ -1,4 +1,4 @@
-"""A static export as others make it: the plain model in two graphs, everything computed anew on every frame.
+"""A peer-style static export: the plain model in two graphs, everything computed again on every frame.
 
 Shapes are fixed and one object is tracked. `encode` pads windows with zeros and projects the padding, too; `track`
 takes raw memory and projects, rotates and pools the keys, and projects the values, of all memory frames.
@@ -84,9 +84,9 @@ class PlainTrack(nn.Module):
         conditioned = model.condition(features, memory, position, pointers)
         # An empty prompt: one point that is none, and the padding point.
         candidates = decoder(conditioned, self.image_position, prompt.padding_tokens(2), prompt.no_mask())
-        said = model.settle(decoder.best(candidates), candidates.score)
-        new_memory = model.remember(features, said.mask_logits, binarise=False)
-        return said.mask_logits, said.pointer, new_memory.flatten(2).transpose(1, 2)
+        segmentation = model.settle(decoder.best(candidates), candidates.score)
+        new_memory = model.remember(features, segmentation.mask_logits, binarise=False)
+        return segmentation.mask_logits, segmentation.pointer, new_memory.flatten(2).transpose(1, 2)
 
 
 def export_plain(model: EfficientTAM, folder: Path) -> dict[str, Path]:

@@ -53,7 +53,7 @@ def fill_memory(model: EfficientTAM, scene: Scene) -> FullMemory:
 
 
 class PlainRunner:
-    """The two graphs in ONNX Runtime. Until memory is full it repeats what the PyTorch model said.
+    """The two graphs in ONNX Runtime. Until memory is full it repeats the results of the PyTorch model.
 
     Args:
         paths: of the graphs.

@@ -6,7 +6,7 @@ Weights come from the seeds of the parity goldens; with `--sharp` the queries of
 as large, so that attention looks at few keys, as trained attention does. Seeded weights draw no meaningful masks: the
 figures say how far a precision moves the answers, not what accuracy it costs (`etam-edge check` says that, of trained
 weights). Prints a table in Markdown: size of the bundle, error of the mask logits over their root mean square, mean and
-smallest IoU with the masks of fp32, and milliseconds per frame of all bundles in turn, in one run.
+smallest IoU with the masks of fp32, and milliseconds per frame of all bundles, interleaved in one run.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def answers(path: Path, frames: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def timed(paths: dict[str, Path], frames: int) -> dict[str, float]:
-    """Median milliseconds of a frame with a full memory, the bundles in turn."""
+    """Median milliseconds of a frame with a full memory, the bundles interleaved."""
     sessions = {word: Tracker.load(path).start_session(max_objects=1) for word, path in paths.items()}
     times: dict[str, list[float]] = {word: [] for word in paths}
 

@@ -73,10 +73,11 @@ class Recorder:
         found, threads = content["machine"], content["threads"]
         versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
         busy = content["busy"]["processes"]
+        cpu = f"{found['cpu']} ({found['instruction_set']}), {found['cores']} cores"
+        software = f"Python {found['python']}, {versions}"
         lines = [
-            f"{found['cpu']}, {found['cores']} cores; Python {found['python']}, {versions}; threads: torch "
-            f"{threads['torch']}, ONNX Runtime {threads['onnxruntime'] or 'its own choice'}; "
-            f"{WAIT_POLICY}={content[WAIT_POLICY]}",
+            f"{cpu}; {software}; threads: torch {threads['torch']}, ONNX Runtime "
+            f"{threads['onnxruntime'] or 'its own choice'}; {WAIT_POLICY}={content[WAIT_POLICY]}",
             f"`{content['command']}`",
         ]
         if busy:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scene import Scene
+from etam_edge.cpu import cpu_kind
 from etam_edge.errors import InputError, RuntimeUnavailableError
 
 PACKAGE = "efficient_track_anything"
@@ -80,6 +83,27 @@ def build_predictor(builder: Any, name: str, weights: Mapping[str, Any]) -> Any:
             "use the checkout that this project was compared with"
         ) from error
     return predictor
+
+
+def need_compiler() -> None:
+    """
+    Raises:
+        RuntimeUnavailableError: there is no C++ compiler, which `torch.compile` calls on a CPU.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise RuntimeUnavailableError("torch.compile needs a C++ compiler; install g++, or set CXX")
+
+
+def need_bfloat16() -> None:
+    """
+    Raises:
+        RuntimeUnavailableError: this CPU has no bfloat16 products: autocast would convert back and forth.
+    """
+    kind = cpu_kind()
+    if not {"BF16", "bf16", "AMX"} & set(kind.split()):
+        raise RuntimeUnavailableError(
+            f"this CPU ({kind}) has no bfloat16 products; name it with --candidates to measure it all the same"
+        )
 
 
 def compile_parts(predictor: Any) -> None:

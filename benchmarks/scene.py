@@ -1,4 +1,4 @@
-"""What all candidates see: the same frames, the same click."""
+"""The input of all candidates: the same frames, the same click."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUALITY = 95
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Frames of a real video at the model's size, so that nobody has to resize.
+    """Frames of a real video at the model's size, so that no candidate has to resize.
 
     Attributes:
         size: S, pixels of a side.
@@ -55,6 +55,6 @@ def make_scene(size: int, folder: Path, count: int = COUNT) -> Scene:
         path = folder / f"{index:05d}.jpg"
         image = Image.open(PARITY / "frames" / f"{index:03d}.png").convert("RGB")
         image.resize((size, size), Image.Resampling.NEAREST).save(path, quality=QUALITY)
-        # JPEG loses a little: everybody gets what is left.
+        # JPEG is lossy: all candidates get the decoded frames.
         frames.append(np.asarray(Image.open(path).convert("RGB")))
     return Scene(size, folder, frames)

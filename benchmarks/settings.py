@@ -1,4 +1,4 @@
-"""What a run was asked for, and what parts give back."""
+"""The settings of a run, and the result of a part."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Advance = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for.
+    """The settings of a run.
 
     Attributes:
         models: names.
-        candidates: names of those that take part, or none for all.
+        candidates: names of those that are measured; empty for all.
         frames: that count, of each candidate.
         warm_up: frames before them.
         stream: frames of the long stream.
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part found.
+    """The result of a part.
 
     Attributes:
         title: of its section.
@@ -71,7 +71,7 @@ class Part:
 
 @contextmanager
 def counted(label: str, total: int) -> Iterator[Advance]:
-    """A progress bar on standard error, told what is done after every step."""
+    """A progress bar on standard error, advanced with the name of what was done after every step."""
     from etam_edge.cli.console import frame_progress
 
     with frame_progress() as bar:

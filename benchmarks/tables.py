@@ -20,7 +20,7 @@ def times_table(title: str, entries: Sequence[Entry], words: dict[str, str]) -> 
     Args:
         title: of the table.
         entries: the first one is the base.
-        words: what a name stands for, where that is known.
+        words: descriptions by name; a name without one is printed as it is.
     """
     rows = []
     for entry in entries:
@@ -42,10 +42,10 @@ def ratio_cells(found: Ratio) -> list[str]:
 
 
 def mask_warnings(where: str, entries: Sequence[Entry]) -> list[str]:
-    """A sentence for each candidate that answers other masks than the first one: its time says nothing."""
+    """A sentence for each candidate whose masks differ from those of the first one."""
     return [
-        f"{where}: {entry.name} answers other masks than {entries[0].name} (mean IoU {entry.agreement.mean_iou:.3f}): "
-        "its time counts for nothing"
+        f"{where}: {entry.name} gives other masks than {entries[0].name} (mean IoU {entry.agreement.mean_iou:.3f}): "
+        "its time is not a result"
         for entry in entries
         if entry.agreement is not None and not entry.agreement.same_masks
     ]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark.result import ratio
-from etam_edge.errors import EtamError, InputError
+from etam_edge.errors import EtamError, InputError, RuntimeUnavailableError
 from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
 from etam_edge.spec import MODELS, Pooling
 from etam_edge_testing.small import PREBUILT, small_model, small_spec
@@ -41,6 +41,7 @@ from benchmarks import (  # noqa: E402
     bench_tricks,
     bundles,
     candidates,
+    reference,
 )
 from benchmarks import interleave as interleaving  # noqa: E402
 from benchmarks.command import main  # noqa: E402
@@ -254,7 +255,7 @@ def test_beside_the_reference(
     monkeypatch.setattr(sys.modules[__name__], "SIGN", -1.0)
     content = run(tmp_path / "other", *given, "--candidates", "reference", "fp32")
     assert capsys.readouterr().out.count("**other masks**, 0.0000") == 1
-    assert f"{NAME}: fp32 answers other masks than reference" in " ".join(content["warnings"])
+    assert f"{NAME}: fp32 gives other masks than reference" in " ".join(content["warnings"])
 
 
 def test_on_a_busy_machine(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkout: Path) -> None:
@@ -294,6 +295,27 @@ def test_the_reference_is_compiled_part_by_part(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "compile", lambda forward, dynamic: seen.append(dynamic) or forward)
     compile_parts(predictor)
     assert seen == [name == "memory_attention" for name in names]
+
+
+def test_candidates_that_this_machine_cannot_run_are_left_out(
+    checkout: Path, ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "cpu_kind", lambda: "x86-64 AVX2")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    settings = SimpleNamespace(candidates=(), reference=checkout, also={}, bundles=bundles.Bundles(tmp_path, ready))
+    settings.output = tmp_path
+    wanted = ["reference", "reference-compiled", "reference-bfloat16", "fp32", "openvino-fp32"]
+    assert list(candidates.candidates(NAME, settings, wanted)) == ["reference", "fp32"]  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "note: reference-compiled is left out: torch.compile needs a C++ compiler" in said
+    assert "note: reference-bfloat16 is left out: this CPU (x86-64 AVX2) has no bfloat16 products" in said
+    assert "note: openvino-fp32 is left out: OpenVINO cannot be imported" in said
+    settings.candidates = ("reference-bfloat16",)
+    assert list(candidates.candidates(NAME, settings, wanted)) == ["reference-bfloat16"]  # type: ignore[arg-type]
+    settings.candidates = ("openvino-fp32",)
+    with pytest.raises(RuntimeUnavailableError, match="etam-edge\\[openvino\\]"):
+        candidates.candidates(NAME, settings, wanted)  # type: ignore[arg-type]
 
 
 def test_alternatives_name_what_they_need(
@@ -401,7 +423,7 @@ def test_further_objects_cost() -> None:
 
 
 def test_a_process_that_fails_is_told() -> None:
-    with pytest.raises(EtamError, match=r"failed in a process of its own, which said: .*nobody"):
+    with pytest.raises(EtamError, match=r"failed in a separate process: .*nobody"):
         bench_start.milliseconds(bench_start.Start("something", ["-c", "import nobody_has_this"], None))
 
 
@@ -411,7 +433,7 @@ def test_a_process_that_fails_is_told() -> None:
         (["--models", "nobody"], "no model is named 'nobody'"),
         (["--models", NAME, "--warm-up", "3"], "ends before memory is full; use --warm-up 17"),
         (["--models", NAME, "--candidates", "nobody"], "no candidate is named 'nobody'"),
-        (["--models", NAME, "--candidates", "reference"], "none of reference takes part here"),
+        (["--models", NAME, "--candidates", "reference"], "none of reference belongs to this part"),
         (["--models", NAME, "--candidates", "fp32", "--also", "x=nowhere"], "nowhere has no bundle of small"),
     ],
 )

@@ -46,7 +46,7 @@ class BenchClip:
     masks: Sequence[np.ndarray] = ()
 
     def prompts(self, count: int) -> dict[int, Prompt]:
-        """For objects 1 to `count` on the first frame: known masks first, boxes on a grid for the rest."""
+        """For objects 1 to `count` on the first frame: known masks first, boxes on a grid for the others."""
         known = [Prompt(mask=mask) for mask in self.masks[:count]]
         boxes = [Prompt(box=box) for box in grid_boxes(count - len(known), self.frame_shape)]
         return dict(enumerate([*known, *boxes], 1))

@@ -148,7 +148,7 @@ def power_mode() -> str | None:
 
 
 def governor(root: Path) -> str | None:
-    """How the first core's clock is chosen, as "performance" or "schedutil"; None where it is not told."""
+    """How the first core's clock is chosen, as "performance" or "schedutil"; None where the system does not say."""
     return _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
 
 

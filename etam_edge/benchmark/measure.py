@@ -1,4 +1,4 @@
-"""The run: streams of one or two sides, frame by frame in turn, then the stages of each.
+"""The run: streams of one or two candidates, interleaved frame by frame, then the stages of each.
 
 A frame begins with decoded pixels and ends when its masks are there at frame size and the device has done all of its
 work. Nothing else is timed in that pass.
@@ -29,7 +29,7 @@ from etam_edge.spec import ModelSpec
 Stream = Callable[[np.ndarray, "dict[int, Prompt] | None"], object]
 """Takes the next frame, uint8 (H, W, 3) RGB, with prompts on the first one; returns when all its work is done."""
 Step = Callable[[str], None]
-"""Told after every frame what is being measured."""
+"""Called after every frame with what is being measured."""
 
 MIN_FRAMES = 10
 """Frames after the warm-up; percentiles of fewer say nothing."""
@@ -44,7 +44,7 @@ class Candidate:
     Attributes:
         name: of its side.
         start: makes the stream for so many objects.
-        tracker: for the stages, or None where they cannot be told apart.
+        tracker: for the stages, or None where they cannot be measured separately.
         resize: how the host resizes, "exact" or "fast".
     """
 
@@ -117,7 +117,7 @@ def measure(
         frames: of the stream, warm-up included; `check_length` has passed them.
         warm_up: frames at its beginning that do not count.
         clock: seconds.
-        step: told after every frame.
+        step: called after every frame.
         root: where system files are read.
 
     Raises:

@@ -68,7 +68,7 @@ class SideRun:
         frames_per_second: at that median.
         drift: median of the last frames over that of early ones; above 1 it slows down.
         session_memory: bytes of all buffers of one session, where they lie on the device; None where that is not known.
-        stages: None where they cannot be told apart.
+        stages: None where they cannot be measured separately.
     """
 
     side: str
@@ -221,7 +221,7 @@ class Benchmark:
         machine: facts by name.
         versions: of packages.
         power_mode: a Jetson's, else None.
-        governor: how the CPU's clock is chosen, where that is told.
+        governor: how the CPU's clock is chosen, where the system says so.
         threads: given for the CPU; None lets the runtime choose.
         source: of the frames.
         frames: of each stream, warm-up included.
