@@ -16,8 +16,8 @@ OTHER_MASKS = 0.9
 
 
 REST = 0.1
-"""Seconds of pause before each frame. With ONNX Runtime's defaults, worker threads spin for some 35 ms after a graph and
-would slow down the next candidate."""
+"""Seconds of pause before each frame. With ONNX Runtime's defaults, threads spin for some 35 ms after a graph and would
+slow down the next candidate."""
 
 
 class Runner(Protocol):
