@@ -116,12 +116,12 @@ def _int8_scores(what: str, tokens: int, keys: int) -> Case:
         "zero_u": np.uint8(128),
     }
 
-    def integer(zero: str) -> bytes:
+    def integer(zero: str, key_zero: str = "zero") -> bytes:
         nodes = [
             helper.make_node("QuantizeLinear", ["q", "s", zero], ["q8"]),
-            helper.make_node("QuantizeLinear", ["k", "s", "zero"], ["k8"]),
+            helper.make_node("QuantizeLinear", ["k", "s", key_zero], ["k8"]),
             helper.make_node("Transpose", ["k8"], ["kt"], perm=[0, 2, 1]),
-            helper.make_node("MatMulIntegerToFloat", ["q8", "kt", "s", "s", zero], ["o"], domain=DOMAIN),
+            helper.make_node("MatMulIntegerToFloat", ["q8", "kt", "s", "s", zero, key_zero], ["o"], domain=DOMAIN),
         ]
         return _model(nodes, inputs, constants)
 
@@ -136,6 +136,7 @@ def _int8_scores(what: str, tokens: int, keys: int) -> Case:
         "fp32": _model([turn, helper.make_node("MatMul", ["q", "kt"], ["o"])], inputs, {}),
         "Q/DQ, left to ONNX Runtime": _model(rounded, inputs, constants),
         "uint8 by int8, bytes transposed": integer("zero_u"),
+        "uint8 by uint8, bytes transposed": integer("zero_u", "zero_u"),
         "int8 by int8, bytes transposed": integer("zero"),
     }
     return Case(what, ways, _feeds(inputs))
