@@ -62,6 +62,8 @@ def fake_pycuda(cuda: SimulatedCuda) -> Any:
             return cuda.gpu.memory
 
         def get_attribute(self, attribute: str) -> int:
+            if attribute == "multiprocessors":
+                return cuda.gpu.multiprocessors
             assert attribute == "integrated"
             return int(cuda.gpu.integrated)
 
@@ -147,7 +149,7 @@ def fake_pycuda(cuda: SimulatedCuda) -> Any:
         Context=Context,
         Device=Device,
         Stream=Stream,
-        device_attribute=SimpleNamespace(INTEGRATED="integrated"),
+        device_attribute=SimpleNamespace(INTEGRATED="integrated", MULTIPROCESSOR_COUNT="multiprocessors"),
         host_alloc_flags=SimpleNamespace(DEVICEMAP=2),
         init=lambda flags=0: None,
         mem_alloc=DeviceAllocation,
@@ -173,6 +175,7 @@ def fake_bindings(cuda: SimulatedCuda) -> Any:
     ok = (Result.CUDA_SUCCESS,)
     attributes = {
         "CU_DEVICE_ATTRIBUTE_INTEGRATED": int(cuda.gpu.integrated),
+        "CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT": cuda.gpu.multiprocessors,
         "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": cuda.gpu.compute_capability[0],
         "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": cuda.gpu.compute_capability[1],
     }

@@ -26,10 +26,12 @@ from etam_edge.runtimes.backends.cuda.driver import Gpu, HostMemory, no_room
 ALIGNMENT = 256
 GUARD = 4096
 """Bytes before and after an allocation that are not allocated."""
-ORIN = Gpu("Orin", (8, 7), 8 << 30, integrated=True)
-A100 = Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 40 << 30, integrated=False)
+ORIN = Gpu("Orin", (8, 7), 8 << 30, integrated=True, multiprocessors=8)
+A100 = Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 40 << 30, integrated=False, multiprocessors=108)
 VERSION = "10.3.0"
 MAGIC = b"simulated engine\n"
+DEVICE_MEMORY = {"encode": 6000, "prompt": 1000, "remember": 2000, "track": 9000}
+"""Bytes of working memory of each graph's execution context."""
 
 Work = Callable[[], None]
 
@@ -228,6 +230,11 @@ class DataType(Enum):
     UINT8 = "uint8"
 
 
+class AllocationStrategy(Enum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
 class TensorIOMode(Enum):
     INPUT = 1
     OUTPUT = 2
@@ -249,6 +256,7 @@ def simulated_tensorrt(cuda: SimulatedCuda, version: str = VERSION, rtx: bool = 
     module: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     module.__version__ = version
     module.ILogger, module.DataType, module.TensorIOMode = ILogger, DataType, TensorIOMode
+    module.ExecutionContextAllocationStrategy = AllocationStrategy
     module.executed = defaultdict(int)
     module.shift = {}
     module.fails = None
@@ -315,7 +323,12 @@ class SimulatedEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.tensors[name].shape
 
-    def create_execution_context(self) -> SimulatedContext | None:
+    @property
+    def device_memory_size_v2(self) -> int:
+        return DEVICE_MEMORY[self.name]
+
+    def create_execution_context(self, strategy: AllocationStrategy) -> SimulatedContext | None:
+        assert strategy is AllocationStrategy.USER_MANAGED, "the context would allocate memory of its own"
         return SimulatedContext(self)
 
 
@@ -326,6 +339,13 @@ class SimulatedContext:
         self._engine = engine
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._memory: tuple[int, int] | None = None
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        """As TensorRT, aligned and large enough; and the allocation has to be there when a call runs."""
+        assert memory % ALIGNMENT == 0, "device memory is not aligned"
+        assert size >= self._engine.device_memory_size_v2, "device memory is too small"
+        self._memory = memory, size
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         wanted = self._engine.tensors[name].shape
@@ -350,6 +370,9 @@ class SimulatedContext:
         assert cuda.depth, "TensorRT finds no context"
         if engine.module.fails == engine.name:
             return self._refuse(f"enqueueV3: {engine.name} failed")
+        if self._memory is None:
+            return self._refuse("enqueueV3: no device memory is set")
+        cuda.check(*self._memory)
         dynamic = [n for n, t in engine.tensors.items() if t.mode is TensorIOMode.INPUT and -1 in t.shape]
         if any(name not in self._shapes for name in dynamic):
             return self._refuse("enqueueV3: not all input shapes are set")

@@ -96,6 +96,20 @@ WITHOUT: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     ),
     ("nodes are numbers (hasattr)", {"8.6"}, ("ParserError.node_name",)),
     ("the older name is used (hasattr)", {"8.6"}, ("ICudaEngine.device_memory_size_v2",)),
+    (
+        "contexts are created without memory, which is given by its address (hasattr)",
+        {"8.6"},
+        (
+            "ExecutionContextAllocationStrategy",
+            "ExecutionContextAllocationStrategy.USER_MANAGED",
+            "IExecutionContext.set_device_memory",
+        ),
+    ),
+    (
+        "contexts are created with a strategy (hasattr)",
+        NEWEST,
+        ("ICudaEngine.create_execution_context_without_device_memory",),
+    ),
     ("the newer name is used (hasattr)", NEWEST, ("ICudaEngine.device_memory_size",)),
     (
         "engines are built for the GPU that is here; only TensorRT for RTX compiles for others",
@@ -109,7 +123,12 @@ WITHOUT: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     ),
 )
 """Names that some releases lack: what the code does without them, which releases, and the names. All such, exactly."""
-GUARDED = {"IProgressMonitor", "ParserError.node_name", "ICudaEngine.device_memory_size_v2"}
+GUARDED = {
+    "IProgressMonitor",
+    "ParserError.node_name",
+    "ICudaEngine.device_memory_size_v2",
+    "ExecutionContextAllocationStrategy",
+}
 """Those of them that the code looks for first; the other branches go by the version or by what is asked."""
 
 

@@ -22,20 +22,34 @@ from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import FOLDER, TENSORRT, TENSORRT_RTX, EnginePlatform, engine_path
 from etam_edge.errors import BundleError, CudaError, EtamError, InputError, RuntimeUnavailableError
+from etam_edge.runtimes.backends.buffers import Buffer
 from etam_edge.runtimes.backends.cuda import bindings_driver, pycuda_driver
 from etam_edge.runtimes.backends.cuda import device as cuda_device
 from etam_edge.runtimes.backends.cuda import open as opening
 from etam_edge.runtimes.backends.cuda.device import CudaDevice
-from etam_edge.runtimes.backends.cuda.driver import Gpu
+from etam_edge.runtimes.backends.cuda.driver import Gpu, board_model
 from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt import cuda_graphs
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
-from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_builder, import_tensorrt, platform_here
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import (
+    create_builder,
+    create_context,
+    device_memory_of,
+    import_tensorrt,
+    platform_here,
+)
 from etam_edge.spec import Pooling
 from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
 from etam_edge_testing.golden_runs import session_outputs
 from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
-from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.simulated import (
+    A100,
+    DEVICE_MEMORY,
+    ORIN,
+    SimulatedCuda,
+    simulated_tensorrt,
+    write_simulated_engines,
+)
 from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
@@ -387,16 +401,59 @@ def test_third_call_launches_a_recorded_graph(make_machine: MachineMaker) -> Non
     assert machine.cuda.calls["launch"] == launched + 2 * 4  # encode and track
 
 
-def test_new_shapes_make_recorded_graphs_void(make_machine: MachineMaker) -> None:
+def test_recorded_graphs_stay_valid_while_the_number_of_objects_changes(make_machine: MachineMaker) -> None:
+    """Each number of objects has an execution context and recorded graphs of its own."""
     machine = make_machine()
     session = machine.tracker().start_session()
     for index in range(8):
         session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
-    enqueued = machine.trt.executed["track"]
     session.track(clip_frame(8), prompts={2: BOX})
-    session.track(clip_frame(9))
-    assert machine.trt.executed["track"] == enqueued + 1
-    assert machine.cuda.calls["destroy_graph"] == 2
+    for index in range(9, 16):
+        session.track(clip_frame(index))
+    session.remove(2)
+    executed, captured = machine.trt.executed["track"], machine.cuda.calls["begin_capture"]
+    for index in range(16, 20):
+        session.track(clip_frame(index))
+    assert machine.trt.executed["track"] == executed, "launched as recorded for one object"
+    assert machine.cuda.calls["begin_capture"] == captured
+    assert machine.cuda.calls["destroy_graph"] == 0
+
+
+def test_two_sessions_with_different_numbers_of_objects_launch_recorded_graphs(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+    reference, tracker = machine.reference(), machine.tracker()
+    pairs = [[one.start_session(max_objects=3) for one in (reference, tracker)] for _ in range(2)]
+    prompts = ({1: CLICK}, {1: CLICK, 2: BOX})
+    for index in range(12):
+        for sessions, first in zip(pairs, prompts, strict=True):
+            expected, found = (
+                session.track(clip_frame(index), prompts=first if index == 0 else None) for session in sessions
+            )
+            np.testing.assert_array_equal(found.mask_logits, expected.mask_logits)
+        if index == 6:
+            executed, launched = machine.trt.executed["track"], machine.cuda.calls["launch"]
+    assert machine.trt.executed["track"] == executed, "both sessions launch what they recorded"
+    assert machine.cuda.calls["launch"] == launched + 2 * 2 * 5  # encode and track of two sessions
+
+
+def test_contexts_are_few_and_share_their_working_memory(
+    make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of objects used longest ago gives its context up, and its recorded graphs with it."""
+    monkeypatch.setattr(tensorrt_backend, "MAX_CONTEXTS", 2)
+    machine = make_machine()
+    session = machine.tracker().start_session(max_objects=3)
+    session.track(clip_frame(0), prompts={1: CLICK})
+    assert list(machine.cuda.allocations.values()).count(max(DEVICE_MEMORY.values())) == 1
+    allocations = dict(machine.cuda.allocations)
+    for index in range(1, 7):
+        session.track(clip_frame(index))
+    for object_id in (2, 3):
+        assert machine.cuda.calls["destroy_graph"] == 0
+        session.track(clip_frame(7), prompts={object_id: CLICK})
+        session.track(clip_frame(8))
+    assert machine.cuda.calls["destroy_graph"] == 2, "those of `track` for one object"
+    assert machine.cuda.allocations == allocations, "a new context allocates nothing"
 
 
 @pytest.mark.parametrize("how", ["switched off", "not known to the package", "failing"])
@@ -491,6 +548,22 @@ def test_auto_warns_once_where_engines_are_there_and_tensorrt_is_not(
     assert "runs in ONNX Runtime" in record.getMessage()
 
 
+def test_boards_are_told_apart_by_their_device_tree(tmp_path: Path) -> None:
+    assert board_model(tmp_path) == ""
+    model = tmp_path / "proc/device-tree/model"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0")
+    trt = SimpleNamespace(__version__="10.3.0")
+    nano, nx = (
+        platform_here(TENSORRT, trt, dataclasses.replace(ORIN, memory=memory << 20, board=board))
+        for memory, board in ((7620, "NVIDIA Jetson Orin Nano"), (15523, board_model(tmp_path)))
+    )
+    assert (nano.memory_gib, nx.memory_gib) == (8, 16), "without what the system reserves"
+    assert nx.fingerprint == "tensorrt-10.3.0-sm87-orin-8mp-16gib"
+    assert nano.fingerprint != nx.fingerprint
+    assert "Orin NX Engineering" in str(nx)
+
+
 def test_a_driver_that_is_too_old(
     make_machine: MachineMaker, at_hand: Callable[[Any], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -543,6 +616,11 @@ def test_engines_that_do_not_serve_are_refused(make_machine: MachineMaker) -> No
     command = f"etam-edge build {machine.bundle.path}"
     other = dataclasses.replace(machine, cuda=SimulatedCuda(ORIN))
     refuses(other, f"no engines for tensorrt 10.3.0 on Orin .*it has engines for .*A100.*{command}")
+    larger = dataclasses.replace(A100, multiprocessors=124, memory=80 << 30)
+    refuses(
+        dataclasses.replace(machine, cuda=SimulatedCuda(larger)),
+        f"no engines for .* 124 multiprocessors, 80 GiB, .*has engines for .* 108 multiprocessors, 40 GiB.*{command}",
+    )
     newer = dataclasses.replace(machine, trt=simulated_tensorrt(machine.cuda, "10.7.0"))
     refuses(newer, f"no engines for tensorrt 10.7.0 .*{command}")
 
@@ -578,8 +656,22 @@ def test_engine_that_tensorrt_does_not_load(make_machine: MachineMaker, monkeypa
 
 def test_without_room_for_a_context(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine()
-    monkeypatch.setattr("etam_edge_testing.simulated.SimulatedEngine.create_execution_context", lambda self: None)
-    refuses(machine, "no room on the GPU for the working memory of 'encode'", CudaError)
+    machine.cuda.room = sum(machine.cuda.allocations.values()) + max(DEVICE_MEMORY.values()) - 1
+    refuses(machine, "not enough memory on the GPU for the working memory of 'track' .*fewer objects", CudaError)
+    machine.cuda.room = A100.memory
+    session = machine.tracker().start_session()
+    monkeypatch.setattr("etam_edge_testing.simulated.SimulatedEngine.create_execution_context", lambda *_: None)
+    with pytest.raises(CudaError, match="cannot create an execution context for 'encode'"):
+        session.track(clip_frame(0), prompts={1: CLICK})
+
+
+def test_contexts_of_8_6_take_their_memory_by_its_address() -> None:
+    context = SimpleNamespace()
+    engine = SimpleNamespace(create_execution_context_without_device_memory=lambda: context, device_memory_size=64)
+    scratch = Buffer(4096, (64,), np.dtype("uint8"), None)
+    assert create_context(SimpleNamespace(), engine, scratch) is context
+    assert context.device_memory == 4096
+    assert device_memory_of(engine) == 64
 
 
 # --- TensorRT and CUDA packages ---

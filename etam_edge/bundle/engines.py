@@ -32,23 +32,36 @@ class EnginePlatform:
         tensorrt: its version, for example "10.3.0".
         gpu: name of the GPU; "any" for TensorRT for RTX, whose engines fit every GPU of their compute capability.
         compute_capability: (major, minor).
+        multiprocessors: of the GPU; 0 for "any". AGX Orin, Orin NX and Orin Nano may have one GPU name and one compute
+            capability, and so may the instances of a divided GPU: multiprocessors and memory tell them apart.
+        memory_gib: the GPU's memory in GiB, to the nearest multiple of 4, since the system reserves a part of it; 0
+            for "any".
+        board: model of the board, as the device tree of a Jetson names it; "" elsewhere.
     """
 
     flavour: str
     tensorrt: str
     gpu: str
     compute_capability: tuple[int, int]
+    multiprocessors: int = 0
+    memory_gib: int = 0
+    board: str = ""
 
     @property
     def fingerprint(self) -> str:
         """Name of the folder of its engines."""
         major, minor = self.compute_capability
         gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
-        return f"{self.flavour}-{self.tensorrt}-sm{major}{minor}-{gpu}"
+        size = f"-{self.multiprocessors}mp-{self.memory_gib}gib" if self.multiprocessors else ""
+        return f"{self.flavour}-{self.tensorrt}-sm{major}{minor}-{gpu}{size}"
 
     def __str__(self) -> str:
         major, minor = self.compute_capability
-        return f"{self.flavour} {self.tensorrt} on {self.gpu} (compute capability {major}.{minor})"
+        details = [self.board] if self.board else []
+        if self.multiprocessors:
+            details += [f"{self.multiprocessors} multiprocessors", f"{self.memory_gib} GiB"]
+        details.append(f"compute capability {major}.{minor}")
+        return f"{self.flavour} {self.tensorrt} on {self.gpu} ({', '.join(details)})"
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,9 @@ def build(
     options = BuildOptions(max_objects, opt_objects, space, verbose=verbose)
     if runtime == TENSORRT_RTX and machine.compute_capability is not None:
         check_capabilities([machine.compute_capability])
-    trt = import_tensorrt(runtime)
+    # The GPU first: whoever builds for a Jetson on a workstation is told to build there, not to install TensorRT here.
     cuda = None if runtime == TENSORRT_RTX and machine.compute_capability else _open_gpu(loaded, machine)
+    trt = import_tensorrt(runtime)
     platform = _platform(runtime, trt, machine, cuda)
     if runtime == TENSORRT_RTX:
         options = replace(options, compute_capabilities=(platform.compute_capability,))
@@ -191,13 +192,13 @@ def _warn_of_version(target: Target, platform: EnginePlatform) -> None:
 
 def _loader(trt: Any) -> Inspect:
     """Loads an engine on the GPU, to see that it can be, and returns the bytes of device memory that it needs."""
+    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_runtime, device_memory_of
 
     def inspect(path: Path) -> int:
-        runtime = trt.Runtime(trt.Logger(trt.ILogger.ERROR))
+        runtime = create_runtime(trt, trt.Logger(trt.ILogger.ERROR))
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise ExportError(f"TensorRT {trt.__version__} does not load the engine that it built of {path.stem}")
-        newer = hasattr(engine, "device_memory_size_v2")
-        return int(engine.device_memory_size_v2 if newer else engine.device_memory_size)
+        return device_memory_of(engine)
 
     return inspect

@@ -15,6 +15,7 @@ from etam_edge.runtimes.backends.cuda.driver import (
     HostMemory,
     PackageBrokenError,
     PackageMissingError,
+    board_model,
     check_index,
     no_driver,
     no_room,
@@ -63,6 +64,8 @@ class BindingsDriver:
             compute_capability=(attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")),
             memory=int(self._ask("measure the GPU's memory", driver.cuDeviceTotalMem, device)),
             integrated=bool(attribute("INTEGRATED")),
+            multiprocessors=attribute("MULTIPROCESSOR_COUNT"),
+            board=board_model() if attribute("INTEGRATED") else "",
         )
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from etam_edge.errors import CudaError, RuntimeUnavailableError
@@ -20,12 +21,24 @@ class Gpu:
         compute_capability: (major, minor).
         memory: total bytes.
         integrated: whether the GPU shares the CPU's memory, as on a Jetson.
+        multiprocessors: their number.
+        board: model of the board of an integrated GPU, as the device tree names it; "" where it does not.
     """
 
     name: str
     compute_capability: tuple[int, int]
     memory: int
     integrated: bool
+    multiprocessors: int = 0
+    board: str = ""
+
+
+def board_model(root: Path = Path("/")) -> str:
+    """The board's model in the device tree, for example "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"."""
+    try:
+        return (root / "proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)

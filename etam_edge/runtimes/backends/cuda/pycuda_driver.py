@@ -21,6 +21,7 @@ from etam_edge.runtimes.backends.cuda.driver import (
     HostMemory,
     PackageBrokenError,
     PackageMissingError,
+    board_model,
     check_index,
     no_driver,
     no_room,
@@ -61,11 +62,14 @@ class PyCudaDriver:
             self._context = device.retain_primary_context()
         except driver.Error as error:
             raise refused(f"start on GPU {index}", error) from error
+        integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
         self.gpu = Gpu(
             name=str(device.name()),
             compute_capability=tuple(device.compute_capability()),
             memory=int(device.total_memory()),
-            integrated=bool(device.get_attribute(driver.device_attribute.INTEGRATED)),
+            integrated=integrated,
+            multiprocessors=int(device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)),
+            board=board_model() if integrated else "",
         )
         # PyCUDA frees resources when their objects are garbage collected, so the objects are kept here.
         self._allocations: dict[int, Any] = {}

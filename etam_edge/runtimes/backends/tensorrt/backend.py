@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -26,13 +26,17 @@ from etam_edge.runtimes.backends.cuda.open import open_cuda
 from etam_edge.runtimes.backends.tensorrt.cuda_graphs import CudaGraphs
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import (
     MODULES,
+    create_context,
     create_runtime,
+    device_memory_of,
     import_tensorrt,
     platform_here,
 )
 
 ALIGNMENT = 256
 """Alignment in bytes that TensorRT's kernels require; allocations have it."""
+MAX_CONTEXTS = 4
+"""Execution contexts of one graph: sessions with this many different numbers of objects take turns without a loss."""
 _TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -79,13 +83,16 @@ class TensorRTBackend:
         with cuda.current():
             # A list is cleared from its end, so the runtime is released before its logger.
             self._runtime += [self._log, create_runtime(trt, self._log)]
+            executables = {}
             for name in GRAPH_NAMES:
-                signature = bundle.manifest.graphs[name].signature
                 path = engine_path(bundle, platform, name)
-                executable = self._deserialize(path)
-                _check_signature(trt, executable, signature, path)
+                executables[name] = self._deserialize(path)
+                _check_signature(trt, executables[name], bundle.manifest.graphs[name].signature, path)
+            scratch = self._allocate_scratch(executables)
+            for name, executable in executables.items():
+                signature = bundle.manifest.graphs[name].signature
                 self._loaded[name] = _LoadedGraph(
-                    name, executable, signature, self._device, self.max_objects, self._log
+                    trt, name, executable, signature, self._device, scratch, self.max_objects, self._log
                 )
 
     def _deserialize(self, path: Path) -> Any:
@@ -97,6 +104,18 @@ class TensorRTBackend:
         if executable is None:
             raise CudaError(f"TensorRT cannot load {path}: {self._log.last()}; {_rebuild(self._bundle)} --overwrite")
         return executable
+
+    def _allocate_scratch(self, executables: Mapping[str, Any]) -> Buffer:
+        """Working memory for all execution contexts: they run one after the other on one stream, and share it."""
+        sizes = {name: device_memory_of(executable) for name, executable in executables.items()}
+        try:
+            return self._device.empty((max(1, *sizes.values()),), "uint8")
+        except CudaError as error:
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise CudaError(
+                f"there is not enough memory on the GPU for the working memory of '{largest}' ({error}); close other "
+                "programs, or build engines for fewer objects with a smaller `max_objects`"
+            ) from error
 
     def check_objects(self, count: int) -> None:
         if count > self.max_objects:
@@ -120,12 +139,12 @@ class TensorRTBackend:
         self.check_objects(count)
         stream = self._device.stream
         with self._cuda.current():
-            if loaded.count != count:
-                # A captured graph is valid for the shapes of its execution context only.
-                self._graphs.forget(graph)
-                loaded.resize(count)
-            key = (graph, *(tensors[name].address for name in loaded.tensors))
-            self._graphs.run(key, lambda: loaded.enqueue(tensors, stream))
+            context, dropped = loaded.context_for(count)
+            if dropped is not None:
+                # Captured calls hold the context that they were captured from.
+                self._graphs.forget((graph, dropped))
+            key = ((graph, count), *(tensors[name].address for name in loaded.tensors))
+            self._graphs.run(key, lambda: loaded.enqueue(context, tensors, stream))
 
     def close(self) -> None:
         """Free engines and captured graphs now instead of on garbage collection. Sessions cannot be used afterwards."""
@@ -133,23 +152,30 @@ class TensorRTBackend:
 
 
 class _LoadedGraph:
-    """One engine and its execution context, which allocates its working memory when it is created."""
+    """One engine and its execution contexts, one for each number of objects that is in use.
+
+    A context has one set of input shapes. Sessions with different numbers of objects would otherwise set them again on
+    every call, and their captured CUDA graphs would never be launched.
+    """
 
     def __init__(
-        self, name: str, executable: Any, signature: GraphSignature, device: CudaDevice, max_objects: int, log: Any
+        self,
+        trt: Any,
+        name: str,
+        executable: Any,
+        signature: GraphSignature,
+        device: CudaDevice,
+        scratch: Buffer,
+        max_objects: int,
+        log: Any,
     ) -> None:
-        self._name, self._log, self._device = name, log, device
-        self._executable = executable
-        self._context = executable.create_execution_context()
-        if self._context is None:
-            raise CudaError(
-                f"there is no room on the GPU for the working memory of '{name}': {log.last()}; close other programs, "
-                "or build engines for fewer objects with a smaller `max_objects`"
-            )
+        self._trt, self._name, self._log, self._device = trt, name, log, device
+        self._executable, self._scratch = executable, scratch
+        # By number of objects, in order of last use.
+        self._contexts: OrderedDict[int, Any] = OrderedDict()
         self.tensors = {tensor.name: tensor for tensor in (*signature.inputs, *signature.outputs)}
         self._inputs = signature.inputs
         self._output_names = {tensor.name for tensor in signature.outputs}
-        self.count = 0
         # Rows of narrow tensors may not be aligned as TensorRT requires: they are copied through aligned memory.
         self._places = {
             tensor.name: device.empty(tensor.sized(max_objects), tensor.dtype)
@@ -175,24 +201,37 @@ class _LoadedGraph:
                 )
         return count
 
-    def resize(self, count: int) -> None:
-        """Set the input shapes for a number of objects."""
-        self.count = 0
-        for tensor in self._inputs:
-            if OBJECTS in tensor.shape and not self._context.set_input_shape(tensor.name, tensor.sized(count)):
-                raise self._refused(f"takes no {count} objects")
-        self.count = count
+    def context_for(self, count: int) -> tuple[Any, int | None]:
+        """The execution context for a number of objects, and the number whose context was dropped for it, if any."""
+        dropped = None
+        if count not in self._contexts:
+            context = create_context(self._trt, self._executable, self._scratch)
+            if context is None:
+                raise CudaError(
+                    f"TensorRT cannot create an execution context for '{self._name}': {self._log.last()}; close other "
+                    "programs, or build engines for fewer objects with a smaller `max_objects`"
+                )
+            for tensor in self._inputs:
+                if OBJECTS in tensor.shape and not context.set_input_shape(tensor.name, tensor.sized(count)):
+                    raise self._refused(f"takes no {count} objects")
+            if len(self._contexts) == MAX_CONTEXTS:
+                # Its last call may still be running.
+                self._device.synchronize()
+                dropped, _ = self._contexts.popitem(last=False)
+            self._contexts[count] = context
+        self._contexts.move_to_end(count)
+        return self._contexts[count], dropped
 
-    def enqueue(self, tensors: Mapping[str, Buffer], stream: int) -> None:
+    def enqueue(self, context: Any, tensors: Mapping[str, Buffer], stream: int) -> None:
         """Enqueue a call on tensors at these addresses."""
         moved = {name: buffer for name, buffer in tensors.items() if self._place(name, buffer) is not buffer}
         for name, buffer in moved.items():
             if name not in self._output_names:
                 self._device.copy(buffer, self._place(name, buffer))
         for name, buffer in tensors.items():
-            if not self._context.set_tensor_address(name, self._place(name, buffer).address):
+            if not context.set_tensor_address(name, self._place(name, buffer).address):
                 raise self._refused(f"takes no address for '{name}'")
-        if not self._context.execute_async_v3(stream):
+        if not context.execute_async_v3(stream):
             raise self._refused("failed")
         for name, buffer in moved.items():
             if name in self._output_names:

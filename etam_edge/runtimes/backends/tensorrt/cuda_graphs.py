@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from etam_edge.errors import CudaError
@@ -15,7 +15,7 @@ LIMIT = 64
 _WARM, _PLAIN = 0, -1
 
 Key = tuple[Any, ...]
-"""Name of a network and the addresses of its tensors. A captured call is valid for these addresses only."""
+"""Execution context and the addresses of its tensors. A captured call is valid for these only."""
 
 
 class CudaGraphs:
@@ -40,7 +40,7 @@ class CudaGraphs:
         """Run a call.
 
         Args:
-            key: name and addresses of the call.
+            key: execution context and addresses of the call.
             enqueue: enqueues the call on the stream.
 
         Raises:
@@ -68,9 +68,9 @@ class CudaGraphs:
         while len(self._known) > LIMIT:
             self._destroy([self._known.popitem(last=False)[1]])
 
-    def forget(self, name: str) -> None:
-        """Drop the captured calls of a network."""
-        self._destroy([self._known.pop(key) for key in list(self._known) if key[0] == name])
+    def forget(self, context: Hashable) -> None:
+        """Drop the captured calls of an execution context."""
+        self._destroy([self._known.pop(key) for key in list(self._known) if key[0] == context])
 
     def clear(self) -> None:
         """Drop all captured calls."""

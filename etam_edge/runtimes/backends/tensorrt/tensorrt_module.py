@@ -11,9 +11,12 @@ from typing import Any
 from etam_edge.bundle.engines import TENSORRT, TENSORRT_RTX, EnginePlatform
 from etam_edge.bundle.targets import OLDEST_TENSORRT, version_numbers
 from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.runtimes.backends.buffers import Buffer
 from etam_edge.runtimes.backends.cuda.driver import Gpu
 
 MODULES = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt_rtx"}
+MEMORY_STEP_GIB = 4
+"""Step that a GPU's memory is rounded to: the system reserves a part of it, more or less by version."""
 INSTALL = {
     TENSORRT: "on a Jetson it comes with JetPack, elsewhere install it with: pip install tensorrt",
     TENSORRT_RTX: 'install it with: pip install "etam-edge[rtx]"',
@@ -66,6 +69,29 @@ def create_builder(trt: Any, log: Any) -> Any:
         return trt.Builder(log)
 
 
+def device_memory_of(engine: Any) -> int:
+    """Bytes of working memory that an execution context of an engine needs, for its largest shapes."""
+    newer = hasattr(engine, "device_memory_size_v2")
+    return int(engine.device_memory_size_v2 if newer else engine.device_memory_size)
+
+
+def create_context(trt: Any, engine: Any, scratch: Buffer) -> Any | None:
+    """Create an execution context that works in the given memory, or None if TensorRT refuses.
+
+    Args:
+        scratch: uint8, at least `device_memory_of(engine)` bytes. Contexts that share it must not run at the same time.
+    """
+    if hasattr(trt, "ExecutionContextAllocationStrategy"):
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is not None:
+            context.set_device_memory(scratch.address, scratch.nbytes)
+        return context
+    context = engine.create_execution_context_without_device_memory()
+    if context is not None:
+        context.device_memory = scratch.address
+    return context
+
+
 @contextmanager
 def _driver_is_checked(trt: Any) -> Iterator[None]:
     """Translate the error of TensorRT's bindings when the library refuses to start.
@@ -86,8 +112,13 @@ def _driver_is_checked(trt: Any) -> Iterator[None]:
 
 def platform_here(flavour: str, trt: Any, gpu: Gpu) -> EnginePlatform:
     """The platform of engines that run with this module on this GPU."""
-    name = "any" if flavour == TENSORRT_RTX else gpu.name
-    return EnginePlatform(flavour, str(trt.__version__), name, gpu.compute_capability)
+    version = str(trt.__version__)
+    if flavour == TENSORRT_RTX:
+        return EnginePlatform(flavour, version, "any", gpu.compute_capability)
+    memory_gib = MEMORY_STEP_GIB * max(1, round(gpu.memory / (MEMORY_STEP_GIB << 30)))
+    return EnginePlatform(
+        flavour, version, gpu.name, gpu.compute_capability, gpu.multiprocessors, memory_gib, gpu.board
+    )
 
 
 def _broken(flavour: str, error: Exception) -> RuntimeUnavailableError:
