@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from clips import make_clip
 from photos import Photos, Still
+from rendered import Rendered
 from rollout import Plan
+from scenes import Scenes
 from sources import Sources
+from videos import Videos
 
 SEED = 20261128
 HELD_OUT_SEED = 30_000_000_000
@@ -41,8 +44,8 @@ class Stage:
 
 
 STAGES = (
-    Stage("objects", until=1.6, shares={"photo": 0.85, "drawn": 0.15}, length=6),
-    Stage("clips", until=float("inf"), shares={"photo": 0.5, "drawn": 0.5}),
+    Stage("objects", until=0.9, shares={"photo": 0.72, "scene": 0.2, "drawn": 0.08}, length=6),
+    Stage("clips", until=float("inf"), shares={"photo": 0.45, "scene": 0.3, "turned": 0.12, "drawn": 0.13}),
 )
 
 
@@ -84,6 +87,12 @@ class Material:
         self.photos, self.held_out_photos = Photos(folder, False), Photos(folder, True)
         self.sources = Sources(False, photos, font, cache)
         self.held_out_sources = Sources(True, (), font, cache)
+        videos, rendered = data / "videos" if data else None, cache.parent / "rendered"
+        self.scenes = Scenes(self.sources, self.photos, Videos(videos, cache), Rendered(rendered, False))
+        # Clips without masks teach nothing that an evaluation could repeat: they stand behind held-out objects, too.
+        self.held_out_scenes = Scenes(
+            self.held_out_sources, self.held_out_photos, self.scenes.videos, Rendered(rendered, True)
+        )
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Material:
@@ -97,22 +106,26 @@ class Material:
     def __str__(self) -> str:
         return (
             f"{len(self.photos)} photographs with masks ({len(self.held_out_photos)} held out), "
-            f"{len(self.sources.photos)} without, {self.sources.glyph_count} glyphs"
+            f"{len(self.sources.photos)} without, {self.sources.glyph_count} glyphs, "
+            f"{len(self.scenes.videos.frames)} videos, {len(self.scenes.rendered.files)} rendered clips"
         )
 
     def batch(self, stage: Stage, number: int) -> Batch:
         rng = np.random.default_rng((SEED, number))
-        kinds = {kind: share for kind, share in stage.shares.items() if kind != "photo" or len(self.photos)}
+        missing = set() if len(self.photos) else {"photo"}
+        missing |= set() if self.scenes.rendered.files else {"turned"}
+        kinds = {kind: share for kind, share in stage.shares.items() if kind not in missing}
         shares = np.array(list(kinds.values()))
         kind = str(rng.choice(list(kinds), p=shares / shares.sum()))
         if kind == "photo":
             return Batch(kind, number, stills=self._stills(rng))
-        clips = [
-            make_clip(
-                self.sources, int(rng.integers(1 << 31)), self.side, stage.length, OBJECTS, stage.small, stage.pace
-            )
-            for _ in range(self.larger)
-        ]
+        clips = []
+        for seed in map(int, rng.integers(1 << 31, size=self.larger)):
+            if kind == "drawn":
+                clip = make_clip(self.sources, seed, self.side, stage.length, OBJECTS, stage.small, stage.pace)
+            else:
+                clip = self.scenes.clip(seed, self.side, stage.length, OBJECTS, stage.pace, kind == "turned")
+            clips.append(clip)
         return _clips(kind, number, clips, Plan.draw(rng, stage.length))
 
     def _stills(self, rng: np.random.Generator) -> list[Still]:
@@ -124,10 +137,14 @@ class Material:
         return stills
 
     def held_out_clip(self, number: int) -> Batch:
-        """A clip of objects and pictures that training never shows; every second one prompted by a click."""
-        clip = make_clip(self.held_out_sources, HELD_OUT_SEED + number, self.side, 12, OBJECTS, pace=0.8)
+        """A clip of objects and pictures that training never shows: drawn or a scene, prompted by mask or click."""
+        seed = HELD_OUT_SEED + number
+        if number % 4 < 2:
+            made, clip = "drawn", make_clip(self.held_out_sources, seed, self.side, 12, OBJECTS, pace=0.8)
+        else:
+            made, clip = "scene", self.held_out_scenes.clip(seed, self.side, 12, OBJECTS, pace=0.8)
         kind = ("mask", "point")[number % 2]
-        return _clips(f"drawn_{kind}", number, [clip], Plan(kind, 0, None))
+        return _clips(f"{made}_{kind}", number, [clip], Plan(kind, 0, None))
 
 
 def _clips(kind: str, number: int, clips: list, plan: Plan) -> Batch:
