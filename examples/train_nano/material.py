@@ -44,7 +44,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("objects", until=0.9, shares={"photo": 0.72, "scene": 0.2, "drawn": 0.08}, length=6),
+    Stage("objects", until=0.6, shares={"photo": 0.74, "scene": 0.14, "turned": 0.06, "drawn": 0.06}, length=6),
     Stage("clips", until=float("inf"), shares={"photo": 0.45, "scene": 0.3, "turned": 0.12, "drawn": 0.13}),
 )
 

@@ -41,14 +41,16 @@ import etam_edge
 from etam_edge.model import EfficientTAM
 from etam_edge.spec import find_spec
 
-RATE, WEIGHT_DECAY = 5e-4, 0.02
+RATE, WEIGHT_DECAY = 8e-4, 0.02
 WARM_UP_STEPS = 50
 CLIP_GRADIENT = 1.0
 BATCHES = 4
 """Batches of one step; the processes take them from a common counter."""
 AVERAGE = 0.999
 """Decay of the averaged weights, a step."""
-EVALUATED_CLIPS = 24
+CORRECTED = 0.3
+"""Share of the batches of photographs with corrective clicks, which cost as much as the first prompts."""
+EVALUATED_CLIPS = 16
 SEED = 20261128
 
 
@@ -90,6 +92,7 @@ def main() -> None:
     model.to(options.device)
     world = options.processes if options.device == "cpu" else 1
     print(f"{Material.of(options)}, on {options.device}, {world} process(es)", flush=True)
+    note(options)
     shared = Shared(model, world)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, shared.stop)
@@ -97,6 +100,25 @@ def main() -> None:
         mp.spawn(train, args=(world, options, shared), nprocs=world)
     else:
         train(0, world, options, shared)
+
+
+def note(options: argparse.Namespace) -> None:
+    """A line for this start: on which processor, with which settings."""
+    bfloat16 = _has_bfloat16(torch.device(options.device))
+    settings = {name: getattr(options, name) for name in ("rate", "optimizer", "side", "stage", "processes")}
+    line = {"processor": processor(options.device), "arithmetic": "bfloat16" if bfloat16 else "float32", **settings}
+    with open(options.output / "runs.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def processor(device: str) -> str:
+    """The name of what computes; of a CPU also its widest vectors."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in info), "")
+    return f"{names[0] if names else 'a CPU'}{' with ' + widest if widest else ''}"
 
 
 class Shared:
@@ -168,7 +190,7 @@ class Trainer:
         rng = np.random.default_rng((batch.number, 1))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower is not None):
             if batch.stills is not None:
-                tally = still_losses(self.base, batch.stills, rng)
+                tally = still_losses(self.base, batch.stills, rng, correct=rng.random() < CORRECTED)
             else:
                 assert batch.frames is not None
                 tally = Rollout(self.base, batch.masks.to(self.device), rng).run(batch.frames.to(self.device), batch.plan)
@@ -358,7 +380,7 @@ def train(rank: int, world: int, options: argparse.Namespace, shared: Shared) ->
         if decided == 2:
             found = trainer.evaluate()
             if rank == 0:
-                record(options.output / "held_out.csv", shared, found)
+                record(options.output / "held_out.jsonl", shared, found)
         mine = [trainer.gradients(batch) for batch in trainer.batches()]
         shared.log.extend(mine)
         norm = trainer.update()
@@ -372,10 +394,10 @@ def train(rank: int, world: int, options: argparse.Namespace, shared: Shared) ->
 
 
 def record(file: Path, shared: Shared, found: dict[str, float]) -> None:
-    """A line of held-out figures, to a file of JSON lines beside the log and to the screen."""
+    """A line of held-out figures, to a file of JSON lines and to the screen."""
     row = {"step": shared.step.value, "core_hours": round(shared.hours, 4)}
     row |= {name: round(value, 4) for name, value in found.items()}
-    with open(file.with_suffix(".jsonl"), "a") as lines:
+    with open(file, "a") as lines:
         lines.write(json.dumps(row) + "\n")
     print("held out: " + "  ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
 
