@@ -22,7 +22,7 @@ pytest.importorskip("cv2")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "train_nano"))
 
-from evaluate import similarities  # noqa: E402
+from evaluate import similarities
 
 FLOORS = json.loads((Path(__file__).parent / "data" / "nano_floors.json").read_text())
 """Mean J of the tracked frames on which the object is visible; written by examples/train_nano/pack.py."""

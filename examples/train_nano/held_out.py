@@ -53,7 +53,7 @@ def read(source: Path) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def photograph_ious(model: EfficientTAM, files: Iterable[Path]) -> Iterable[tuple[str, np.ndarray]]:
     """For each photograph its name and the IoUs of its objects, float32 (P, 3) in the order of `KINDS`."""
-    side = model.spec.image_size
+    side, device = model.spec.image_size, model.pixel_mean.device
     for file in files:
         image, instances = load(file)
         counts = np.bincount(instances.ravel())[1:]
@@ -62,23 +62,23 @@ def photograph_ious(model: EfficientTAM, files: Iterable[Path]) -> Iterable[tupl
             continue
         masks = np.stack([instances == number for number in numbers])
         small = np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
-        features = model.without_memory(model.encode(torch.from_numpy(small)[None]))
+        features = model.without_memory(model.encode(torch.from_numpy(small)[None].to(device)))
         features = features.expand(len(masks), -1, -1, -1)
         scale = torch.tensor([side / image.shape[1], side / image.shape[0]])
         clicks = torch.from_numpy(np.stack([deepest(mask) for mask in masks]))[:, None] * scale
         boxes = torch.from_numpy(tight_boxes(masks)) * scale
-        truth = torch.from_numpy(masks)[:, None]
-        one = torch.ones(len(masks), 1, dtype=torch.int64)
-        candidates = model.propose(features, clicks, one, None)
+        truth = torch.from_numpy(masks)[:, None].to(device)
+        one = torch.ones(len(masks), 1, dtype=torch.int64, device=device)
+        candidates = model.propose(features, clicks.to(device), one, None)
         low = model.spec.mask_size
         logits = (candidates.kernels[:, 1:] @ candidates.upscaled.flatten(2)).unflatten(2, (low, low))
         each = _iou(logits, truth)
         taken = candidates.ious[:, 1:].argmax(1, keepdim=True)
-        corners = torch.tensor([[2, 3]]).expand(len(masks), -1)
-        single = model.sam_mask_decoder.single(model.propose(features, boxes, corners, None))
+        corners = torch.tensor([[2, 3]], device=device).expand(len(masks), -1)
+        single = model.sam_mask_decoder.single(model.propose(features, boxes.to(device), corners, None))
         box = _iou(single.mask_logits, truth)
         found = torch.cat((each.gather(1, taken), each.amax(1, keepdim=True), box), 1)
-        yield file.stem, found.numpy()
+        yield file.stem, found.cpu().numpy()
 
 
 def tight_boxes(masks: np.ndarray) -> np.ndarray:

@@ -147,7 +147,9 @@ def view(
     height, width = instances.shape
     if rng.random() < 0.25:
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 10)), 1.0)
-        image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        image = cv2.warpAffine(
+            image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
         instances = cv2.warpAffine(instances, matrix, (width, height), flags=cv2.INTER_NEAREST)
     if rng.random() > WHOLE:
         numbers = np.unique(instances)

@@ -222,7 +222,9 @@ class Studio:
         aim = np.stack([wander(rng, LENGTH, 0.3 * strength) for _ in range(3)], 1) + rng.normal(0, 0.15, 3)
         roll = wander(rng, LENGTH, 0.15 * strength) + rng.normal(0, 0.08)
         focal = 1 / np.tan(np.radians(rng.uniform(30, 58)) / 2)
-        eyes = far[:, None] * np.stack((np.cos(rise) * np.cos(turn), np.sin(rise), np.cos(rise) * np.sin(turn)), 1) + aim
+        eyes = (
+            far[:, None] * np.stack((np.cos(rise) * np.cos(turn), np.sin(rise), np.cos(rise) * np.sin(turn)), 1) + aim
+        )
         if laid:
             eyes[:, 1] = np.maximum(eyes[:, 1], 0.15)
         near, horizon = 0.1, 30.0

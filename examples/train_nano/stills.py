@@ -19,9 +19,7 @@ from etam_edge.model import EfficientTAM
 from etam_edge.model.reference_tracker import LOGIT_LIMIT
 
 
-def still_losses(
-    model: EfficientTAM, stills: Sequence[Still], rng: np.random.Generator, correct: bool = True
-) -> Tally:
+def still_losses(model: EfficientTAM, stills: Sequence[Still], rng: np.random.Generator, correct: bool = True) -> Tally:
     """Every object by a click and by a box, each corrected by one more click.
 
     The tally's measures are mean IoUs at mask resolution: 'click' (the candidate with the best predicted IoU),

@@ -56,13 +56,17 @@ SEED = 20261128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with photos/, videos/ and rendered/; what is missing is left out")
+    parser.add_argument(
+        "--data", type=Path, help="folder with photos/, videos/ and rendered/; what is missing is left out"
+    )
     parser.add_argument("--output", type=Path, default=Path("out/nano"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", default="etam_nano", help="name of the ModelSpec that is trained")
     parser.add_argument("--start", default="packaged", help="'packaged', 'scratch', or a safetensors file")
     parser.add_argument("--core-hours", type=float, help="ends after so many in all (on a GPU: hours); default: never")
-    parser.add_argument("--cool-down", type=float, default=0.0, help="the last core-hours, in which the rate falls to 0")
+    parser.add_argument(
+        "--cool-down", type=float, default=0.0, help="the last core-hours, in which the rate falls to 0"
+    )
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="this stage from first to last")
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="of the matrices")
@@ -193,7 +197,9 @@ class Trainer:
                 tally = still_losses(self.base, batch.stills, rng, correct=rng.random() < CORRECTED)
             else:
                 assert batch.frames is not None
-                tally = Rollout(self.base, batch.masks.to(self.device), rng).run(batch.frames.to(self.device), batch.plan)
+                tally = Rollout(self.base, batch.masks.to(self.device), rng).run(
+                    batch.frames.to(self.device), batch.plan
+                )
         (tally.loss / tally.answers / BATCHES).backward()
         return {"kind": batch.kind, **measured(tally)}
 
@@ -320,7 +326,7 @@ class Trainer:
         if self.rank == 0:
             shared.log[:] = []
         shared.barrier.wait()
-        files = self.material.held_out_photos.files[self.rank :: self.world] if self.device.type == "cpu" else []
+        files = self.material.held_out_photos.files[self.rank :: self.world]
         shared.log.extend([("photo", row) for row in photograph_ious(model, files)])
         for number in range(self.rank, EVALUATED_CLIPS, self.world):
             batch = self.material.held_out_clip(number)
