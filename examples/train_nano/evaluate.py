@@ -80,7 +80,7 @@ def tables(figures: dict[str, Any]) -> str:
     hid = figures["hidden"]
     lines += [
         "",
-        f"The box of `crossing` is hidden on {hid['frames']} frames; the score says so on {hid['said']} of them, and its "
+        f"The box of `crossing` is hidden on {hid['frames']} frames; the score says so on {hid['said']} of them, its "
         f"mask covers at most {100 * hid['jump']:.0f} % of the ball then. When it is visible again, its mean J is "
         f"{hid['after']:.3f}.",
     ]

@@ -106,7 +106,9 @@ class Studio:
         self.target = self.context.simple_framebuffer((DRAWN, DRAWN))
         self.meshes = [self._load(file) for file in files]
         square = np.array([[-1, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]], np.float32)
-        self.table = self._mesh(square, np.tile([[0, 1.0, 0]], (4, 1)), square[:, [0, 2]], [[0, 1, 2], [0, 2, 3]], None)
+        self.table = self._mesh(
+            square, np.tile([[0, 1.0, 0]], (4, 1)), square[:, [0, 2]], np.array([[0, 1, 2], [0, 2, 3]]), None
+        )
 
     def _load(self, file: Path) -> Mesh:
         mesh = trimesh.load(file, force="mesh")
@@ -117,7 +119,14 @@ class Studio:
         uv = mesh.visual.uv if getattr(mesh.visual, "uv", None) is not None else corners[:, :2]
         return self._mesh(corners, mesh.vertex_normals, uv, mesh.faces, texture)
 
-    def _mesh(self, corners, normals, uv, faces, texture) -> Mesh:  # noqa: ANN001 - arrays of a mesh
+    def _mesh(
+        self,
+        corners: np.ndarray,
+        normals: np.ndarray,
+        uv: np.ndarray,
+        faces: np.ndarray,
+        texture: moderngl.Texture | None,
+    ) -> Mesh:
         data = np.hstack((corners, normals, uv)).astype("f4")
         buffers = self.context.buffer(data.tobytes()), self.context.buffer(np.asarray(faces, "i4").tobytes())
         names = "in_position", "in_normal", "in_uv"

@@ -1,4 +1,4 @@
-"""Clips of scanned objects, rendered by `render.py`: they turn in depth, hide themselves and each other, cast shadows."""
+"""Clips of scanned objects from `render.py`: they turn in depth, hide themselves and each other, cast shadows."""
 
 from __future__ import annotations
 

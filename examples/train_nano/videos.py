@@ -5,6 +5,7 @@ Every clip is decoded once into the cache, where processes share it: at most `FR
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -57,7 +58,7 @@ def _keyed(file: Path, cache: Path) -> np.ndarray:
     return _kept(cache / "videos" / f"{file.stem}.rgba.npy", make)
 
 
-def _kept(kept: Path, make) -> np.ndarray:  # noqa: ANN001 - a function without arguments
+def _kept(kept: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         draft = kept.with_name(f".{kept.stem}.partial.npy")
@@ -66,7 +67,8 @@ def _kept(kept: Path, make) -> np.ndarray:  # noqa: ANN001 - a function without 
     return np.load(kept, mmap_mode="r")
 
 
-def _read(file: Path, until: float):  # noqa: ANN202 - yields uint8 RGB frames
+def _read(file: Path, until: float) -> Iterator[np.ndarray]:
+    """uint8 RGB frames of the first part of a clip."""
     video = cv2.VideoCapture(str(file))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT) * until)
     stride = max(1, round(video.get(cv2.CAP_PROP_FPS) / 15), -(-count // FRAMES))
