@@ -44,8 +44,8 @@ class Stage:
 
 
 STAGES = (
-    Stage("objects", until=0.65, shares={"photo": 0.9, "scene": 0.05, "turned": 0.02, "drawn": 0.03}, length=6),
-    Stage("clips", until=float("inf"), shares={"photo": 0.6, "scene": 0.2, "turned": 0.08, "drawn": 0.12}),
+    Stage("objects", until=0.49, shares={"photo": 0.9, "scene": 0.05, "turned": 0.02, "drawn": 0.03}, length=6),
+    Stage("clips", until=float("inf"), shares={"photo": 0.4, "scene": 0.22, "turned": 0.1, "drawn": 0.28}),
 )
 
 
