@@ -1,35 +1,47 @@
-# make demo    sets up, exports the small model and tracks objects through a real clip and a drawn one
-# make test    sets up and runs lint, types and tests
+# make demo        set up, export the small model and track objects in a real clip and a drawn one
+# make test        set up, then lint, type checks and tests
+# make test-full   the tests of official models at full size, which `make test` leaves out
+# make docs        set up and build the documentation site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 CHECKPOINT ?=
-# The runtime supports Python 3.10 (JetPack 6): where one is found, its tests run there too.
+# Tests run in one process a core. Each process needs up to 2 GB of memory, so there are at most 8.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+# The runtime supports Python 3.10 (JetPack 6). Where one is found, the runtime's tests run there too.
 PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test check clean
+.PHONY: demo test test-full check docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/etam-edge demo $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST) -m "not full"
 	@if [ -n "$(PYTHON310)" ]; then $(MAKE) --no-print-directory test-python310; \
 	else echo "no Python 3.10 here: the runtime's tests ran on this Python only"; fi
+
+test-full: $(VENV)/ready
+	$(BIN)/python $(PYTEST) -m full
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation site, in site/. A warning is an error: a link that leads nowhere ends the build.
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# An interpreter without torch and onnx, as on a robot; the bundles it runs are made by the other one.
+# An interpreter without torch and onnx, as on a robot. The bundles that it runs are exported by the other one.
 .PHONY: test-python310
 test-python310: $(VENV)310/ready $(VENV)/ready
 	rm -rf $(VENV)310/bundles
@@ -44,4 +56,4 @@ $(VENV)310/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)310 bundles out
+	rm -rf $(VENV) $(VENV)310 .cache bundles out site

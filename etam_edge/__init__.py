@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
     from etam_edge.errors import EtamError
+    from etam_edge.media.overlay import overlay
+    from etam_edge.media.playback import follow
+    from etam_edge.recipe import Recipe
     from etam_edge.runtimes import FrameResult, Prompt, Session, Tracker
     from etam_edge.spec import ModelSpec
+    from etam_edge.workflows.build import build
+    from etam_edge.workflows.check import check
+    from etam_edge.workflows.export import export
+    from etam_edge.workflows.progress import Progress
+    from etam_edge.workflows.quantize import quantize
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -17,11 +25,36 @@ _HOMES = {
     "EtamError": "etam_edge.errors",
     "FrameResult": "etam_edge.runtimes",
     "ModelSpec": "etam_edge.spec",
+    "Progress": "etam_edge.workflows.progress",
     "Prompt": "etam_edge.runtimes",
+    "Recipe": "etam_edge.recipe",
     "Session": "etam_edge.runtimes",
     "Tracker": "etam_edge.runtimes",
+    "follow": "etam_edge.media.playback",
+    "overlay": "etam_edge.media.overlay",
+    "build": "etam_edge.workflows.build",
+    "check": "etam_edge.workflows.check",
+    "export": "etam_edge.workflows.export",
+    "quantize": "etam_edge.workflows.quantize",
 }
-__all__ = ["Bundle", "EtamError", "FrameResult", "ModelSpec", "Prompt", "Session", "Tracker", "__version__"]
+__all__ = [
+    "Bundle",
+    "EtamError",
+    "FrameResult",
+    "ModelSpec",
+    "Progress",
+    "Prompt",
+    "Recipe",
+    "Session",
+    "Tracker",
+    "__version__",
+    "build",
+    "check",
+    "export",
+    "follow",
+    "overlay",
+    "quantize",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,3 +62,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'etam_edge' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

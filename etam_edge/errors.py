@@ -1,18 +1,25 @@
-"""What can go wrong, in one sentence each: what is wrong, where, and what to do.
+"""Errors that users can cause. Each message is one sentence: what is wrong, where, and what to do.
 
-Every error that a user can cause is an `EtamError`; the command line prints its text and exits with `exit_code`.
-Anything else that escapes is a defect of this package and shows its traceback.
+Messages name parameters of the Python API in backticks, with a value where there is one: "`max_drop=-1` is not a number
+of points". The command line prints them as its options ("--max-drop -1"), see `etam_edge.cli.options`; modules outside
+`etam_edge.cli` never name an option, except inside a whole command that the user can copy.
+
+Any other exception that escapes is a defect of this package, and shows its traceback.
 """
 
 
 class EtamError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what the command line exits with."""
+    """Base class of all errors that are raised on purpose.
+
+    Attributes:
+        exit_code: exit code of the command line.
+    """
 
     exit_code = 2
 
 
-class InputError(EtamError):
-    """A frame, prompt, path or option that cannot be used as it was given."""
+class InputError(EtamError, ValueError):
+    """A frame, prompt, path or parameter that cannot be used as given."""
 
 
 class CheckpointError(EtamError):
@@ -20,20 +27,20 @@ class CheckpointError(EtamError):
 
 
 class BundleError(EtamError):
-    """A bundle that is missing, damaged, changed, or of a schema this version does not know."""
+    """A bundle that is missing, damaged, changed, or of a schema that this version does not read."""
 
 
 class ExportError(EtamError):
-    """An export whose graphs do not do what the PyTorch model does."""
+    """An export whose graphs do not compute what the PyTorch model computes."""
 
 
 class RuntimeUnavailableError(EtamError):
-    """A runtime, package or device that was asked for and is not there."""
+    """A runtime, package or device that was requested and is not available."""
 
 
 class NotFiniteError(EtamError):
-    """The model answered NaN or infinity; the frame was not taken."""
+    """The model's output is NaN or infinite; the frame was rejected and the session is unchanged."""
 
 
 class CudaError(EtamError):
-    """CUDA or TensorRT refused a call."""
+    """A call of CUDA or TensorRT that failed."""

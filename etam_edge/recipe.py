@@ -1,4 +1,4 @@
-"""The recipe: which precision every region of the model has. Graphs, engines and reports speak of the same regions."""
+"""The recipe: a precision for every region of the model. Graphs, engines and reports use the same regions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etam_edge.errors import InputError
 FP32, FP16, INT8 = "fp32", "fp16", "int8"
 PRECISIONS = (FP32, FP16, INT8)
 MIXED = "mixed"
-"""Int8 in regions that were chosen by measurement."""
+"""int8 in regions that were chosen by measurement."""
 
 REGIONS = {
     "patch_embedding": "the projection of pixels to tokens",
@@ -24,27 +24,27 @@ REGIONS = {
     "memory_scores": "query-key product of memory cross-attention",
     "memory_values": "attention times values of memory cross-attention",
     "mask_decoder": "prompt encoder, mask decoder and object pointers",
-    "memory_encoder": "the convolutions that turn a mask into memory",
-    "memory_keys": "the projections that turn memory into ready keys",
+    "memory_encoder": "the convolutions that encode a mask as memory",
+    "memory_keys": "the projections from memory to attention keys",
 }
-"""Every region, with what it is."""
+"""Every region, with a description."""
 
 MULTIPLICATIONS = ("Conv", "MatMul", "Gemm")
-"""Operators that int8 can take over. Gemm as well: simplifiers turn MatMul and Add into it, and int8 would vanish
-silently. (TensorRT and ONNX Runtime know no int8 ConvTranspose worth having.)"""
-LARGEST_HALF = 65504.0
-"""The largest finite float16."""
+"""Operators that can be int8. Gemm is included because simplification fuses MatMul and Add to it; otherwise those
+multiplications would stay float unnoticed. ConvTranspose is not: TensorRT and ONNX Runtime gain nothing from it."""
+MAX_FLOAT16 = 65504.0
+"""The largest finite float16 number."""
 PRODUCTS = frozenset({"vit_attention", "memory_self", "memory_scores", "memory_values"})
 """Regions that multiply activations by activations."""
 INT8_REGIONS = ("vit_windowed", "vit_global", "memory_layers", "memory_keys")
-"""Regions that `int8` quantizes unless it is told otherwise: linear layers, which lose least for the time they gain."""
+"""Regions that `int8` quantizes by default: the linear layers, which lose the least accuracy for the time they gain."""
 CPU_INT8_REGIONS = ("memory_scores",)
-"""Regions that `int8` and `mixed` take besides where the rest is fp32, for CPUs: the largest product of a frame, four
-times as fast there. A GPU would have to take a fused attention apart for it."""
+"""Regions that `int8` and `mixed` add if everything else is fp32, which is for CPUs: the largest product of a frame,
+four times as fast in int8. On a GPU int8 would prevent the fused attention kernel."""
 CANDIDATES = tuple(name for name in REGIONS if name not in PRODUCTS | {"patch_embedding", "mask_decoder"})
-"""Regions that `mixed` chooses from: all that multiply by weights, but the first and the last of the model."""
+"""Regions that `mixed` chooses from: all that multiply by weights, except the first and the last of the model."""
 FLOAT32_REGIONS = ("mask_decoder",)
-"""Regions that stay fp32 unless told otherwise: fp16 there alone loses several times what it loses elsewhere."""
+"""Regions that are fp32 by default: fp16 in the mask decoder costs several times as much accuracy as anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class Recipe:
     """A precision for every region.
 
     Attributes:
-        regions: by name. In an int8 region the multiplications are int8, and what stands between them has type `rest`.
-        rest: "fp32" or "fp16".
+        regions: precision by region; regions that are left out get `float_precision`. In an int8 region the
+            multiplications are int8, and the operations between them have `float_precision`.
+        float_precision: "fp32" or "fp16".
+
+    Raises:
+        InputError: a region or a precision is not known.
     """
 
     regions: Mapping[str, str]
-    rest: str = FP16
+    float_precision: str = FP16
 
     def __post_init__(self) -> None:
         for name, precision in self.regions.items():
@@ -65,52 +69,59 @@ class Recipe:
                 raise InputError(f"no region is named '{name}'; regions: {', '.join(REGIONS)}")
             if precision not in PRECISIONS:
                 raise InputError(f"region {name} cannot be '{precision}'; use {', '.join(PRECISIONS)}")
-        if self.rest not in (FP32, FP16):
-            raise InputError(f"what is not quantized cannot be '{self.rest}'; use fp32 or fp16")
-        object.__setattr__(self, "regions", {name: self.regions.get(name, self.rest) for name in REGIONS})
+        if self.float_precision not in (FP32, FP16):
+            raise InputError(f"float_precision cannot be '{self.float_precision}'; use fp32 or fp16")
+        object.__setattr__(self, "regions", {name: self.regions.get(name, self.float_precision) for name in REGIONS})
 
     @classmethod
     def uniform(cls, precision: str) -> Recipe:
-        """Every region "fp32" or "fp16"."""
-        return cls({}, rest=precision)
+        """The recipe with every region in "fp32" or "fp16"."""
+        return cls({}, float_precision=precision)
 
     @classmethod
-    def default(cls, precision: str, rest: str = FP16) -> Recipe:
-        """The recipe of "fp32", "fp16", "int8" or "mixed"; docs/precision.md says how they were chosen.
+    def default(cls, precision: str, float_precision: str = FP16) -> Recipe:
+        """The default recipe of "fp32", "fp16", "int8" or "mixed". docs/precision.md explains how they were chosen.
 
         Args:
-            precision: of the regions that profit from it. "mixed" has all regions in int8 that it may choose from.
-            rest: of what int8 leaves, where it profits.
+            precision: the precision that regions get which profit from it. For "mixed" all CANDIDATES are int8.
+            float_precision: for "int8" and "mixed", the precision of everything that is not int8.
+
+        Raises:
+            InputError: a precision is not known.
         """
+        if precision not in (*PRECISIONS, MIXED):
+            raise InputError(f"`precision={precision}` is not known; use {', '.join(PRECISIONS)} or {MIXED}")
         kept = dict.fromkeys(FLOAT32_REGIONS, FP32)
         if precision in (INT8, MIXED):
             regions = INT8_REGIONS if precision == INT8 else CANDIDATES
-            if rest == FP32:
+            if float_precision == FP32:
                 regions += CPU_INT8_REGIONS
-            return cls({**dict.fromkeys(regions, INT8), **kept}, rest)
+            return cls({**dict.fromkeys(regions, INT8), **kept}, float_precision)
         return cls(kept, precision)
 
     def with_regions(self, overrides: Mapping[str, str]) -> Recipe:
         """The recipe with other precisions for some regions."""
-        return Recipe({**self.regions, **overrides}, self.rest)
+        return Recipe({**self.regions, **overrides}, self.float_precision)
 
     def float_type(self, region: str) -> str:
-        """ "fp32" or "fp16": the type of what is not quantized in a region."""
+        """The type of operations of a region that are not int8: "fp32" or "fp16"."""
         precision = self.regions[region]
-        return self.rest if precision == INT8 else precision
+        return self.float_precision if precision == INT8 else precision
 
     @property
     def int8_regions(self) -> tuple[str, ...]:
+        """Names of the regions in int8."""
         return tuple(name for name, precision in self.regions.items() if precision == INT8)
 
     @property
     def precision(self) -> str:
-        """One word for all of it: "int8" where anything is quantized, else "fp16" where anything is, else "fp32"."""
+        """The narrowest precision of any region: "int8", "fp16" or "fp32"."""
         present = set(self.regions.values())
         return INT8 if INT8 in present else FP16 if FP16 in present else FP32
 
     def to_dict(self) -> dict[str, Any]:
-        return {"regions": dict(self.regions), "rest": self.rest}
+        """The recipe as the manifest stores it. The key "rest" is that of the first version of the format."""
+        return {"regions": dict(self.regions), "rest": self.float_precision}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
@@ -123,17 +134,17 @@ class Recipe:
 
 
 def parse_regions(texts: Iterable[str]) -> dict[str, str]:
-    """`NAME=PRECISION` texts as overrides.
+    """Overrides from texts of the form `NAME=PRECISION`.
 
     Raises:
-        InputError: a text is not of that form, or names a region twice. (Names are checked by the recipe.)
+        InputError: a text is not of that form, or a region is given twice. The recipe checks names and precisions.
     """
     found: dict[str, str] = {}
     for text in texts:
         name, equals, precision = (part.strip() for part in text.partition("="))
         if not equals or not name or not precision:
-            raise InputError(f"--region {text} is not of the form NAME=PRECISION, for example mask_decoder=fp32")
+            raise InputError(f"`region={text}` is not of the form NAME=PRECISION, for example mask_decoder=fp32")
         if name in found:
-            raise InputError(f"--region {name} is given twice; keep one of them")
+            raise InputError(f"`region={name}` is given twice; keep one of them")
         found[name] = precision
     return found

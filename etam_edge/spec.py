@@ -1,7 +1,7 @@
-"""ModelSpec: every size of every variant. The one source of shapes for the model, the graphs and the runtimes.
+"""ModelSpec: every size of every variant, from which the model, the graphs and the runtimes derive all shapes.
 
 The eight official variants are those of the EfficientTAM release (paper: *Efficient Track Anything*, section 4;
-sizes as in the release's configuration files). Smaller models of the same family are specs like any other.
+sizes as in the configuration files of the release). Smaller models of the same family are specs as well.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from etam_edge.errors import InputError
 
 
 class Pooling(str, Enum):
-    """How memory cross-attention coarsens each memory frame (2x2 average of keys and values).
+    """How memory cross-attention pools each memory frame (2x2 average of keys and values).
 
-    `score_bias` adds ln 4 to the scores of coarse tokens (Lemma 1 of the paper, variants `_1`);
-    `key_bias` adds ln 4 to every element of the coarse keys (variants `_2`). They are different functions.
+    `score_bias` adds ln 4 to the scores of pooled tokens (Lemma 1 of the paper, variants `_1`);
+    `key_bias` adds ln 4 to every element of the pooled keys (variants `_2`). They are different functions.
     """
 
     NONE = "none"
@@ -96,17 +96,17 @@ class ModelSpec:
 
     @property
     def memory_tokens(self) -> int:
-        """Tokens that one memory frame holds in the bank: s * s, a quarter of it where pooled."""
+        """Tokens of one memory frame in the bank: s * s, or a quarter of it if pooled."""
         return self.tokens // 4 if self.pooled else self.tokens
 
     @property
     def pointer_tokens(self) -> int:
-        """Memory tokens that one object pointer is split into."""
+        """Memory tokens of one object pointer."""
         return self.width // self.memory_width
 
     @property
     def recent_frames(self) -> int:
-        """Non-conditioning frames whose memory is read: the last 6."""
+        """Number of non-conditioning frames whose memory is read: the last 6."""
         return self.memory_frames - 1
 
     def replace(self, **changes: Any) -> ModelSpec:
@@ -192,13 +192,13 @@ class GraphSizes:
     """The fixed sizes of the graphs beyond the model's own.
 
     Attributes:
-        conditioning_frames: conditioning frames that one object's memory holds, the nearest in time. Upstream keeps
-            all; up to this many the graphs are equal to it.
-        max_points: points of one prompt; a box takes two.
-        frame_size: (height, width) in pixels, in the order of an array's shape, of the camera frames that the graphs
-            take and give masks for; None where the host resizes frames and masks, which may then have any size.
-        padded_windows: whether ViT windows that the border cuts are filled up to whole ones. They answer the same in
-            one attention of whole windows instead of up to four of their sizes: more work in fewer kernels.
+        conditioning_frames: number of conditioning frames in one object's memory, the nearest in time. The reference
+            keeps all; up to this number the graphs are equal to it.
+        max_points: number of points in one prompt; a box takes two.
+        frame_size: (height, width) in pixels of the camera frames that `encode` reads and of the masks that `track`
+            writes. None if the host resizes frames and masks, which may then have any size.
+        padded_windows: whether ViT windows at the border of the frame are padded to whole windows. The outputs are the
+            same; padding does more arithmetic in one attention per block instead of up to four.
     """
 
     conditioning_frames: int = 2
@@ -213,7 +213,7 @@ class GraphSizes:
             if not pair:
                 raise InputError(f"frame_size is {size!r}; give (height, width) in pixels")
             check_frame_size(size)
-            # JSON has lists.
+            # JSON stores tuples as lists.
             object.__setattr__(self, "frame_size", tuple(size))
         if self.conditioning_frames < 1:
             raise InputError(f"conditioning_frames must be at least 1, not {self.conditioning_frames}")
@@ -221,21 +221,22 @@ class GraphSizes:
             raise InputError(f"max_points must be at least 2, the corners of a box, not {self.max_points}")
 
     def slots(self, spec: ModelSpec) -> int:
-        """Memory slots of one object: conditioning frames and the last 6 others."""
+        """Memory slots of one object: conditioning frames and the last 6 other frames."""
         slots = self.conditioning_frames + spec.recent_frames
-        # A lone memory stands unpooled in four slots, beside its pooled form.
+        # A single memory is stored unpooled in four slots, and pooled in one more.
         return max(slots, UNPOOLED_SLOTS + 1) if spec.pooled else slots
 
     def pointer_slots(self, spec: ModelSpec) -> int:
-        """Object pointers of one object: of conditioning frames and of the last 15 others."""
+        """Pointer slots of one object: conditioning frames and the last 15 other frames."""
         return self.conditioning_frames + spec.max_object_pointers - 1
 
     def check_frame_shape(self, shape: tuple[int, int], where: str, bundle: str) -> None:
-        """Refuse frames of another (H, W) than the graphs take. Graphs without a frame size take any.
+        """Refuse frames of another size than the graphs read. Graphs without a frame size accept any size.
 
         Args:
-            where: the frames come from, or which one it is: the sentence begins with it.
-            bundle: whose sizes these are, for the sentence.
+            shape: (height, width) of the frames.
+            where: the frame or its source; the error message begins with it.
+            bundle: path of the bundle, for the error message.
 
         Raises:
             InputError: the size is another one.
@@ -243,12 +244,13 @@ class GraphSizes:
         if self.frame_size is not None and tuple(shape) != self.frame_size:
             (height, width), (wanted_height, wanted_width) = shape, self.frame_size
             raise InputError(
-                f"{where} is {width} x {height} pixels and {bundle} takes frames of {wanted_width} x {wanted_height} "
-                f"alone; give such frames, or export with --frame-size {width}x{height}, or without it for any size"
+                f"{where} is {width} x {height} pixels, but {bundle} takes only frames of {wanted_width} x "
+                f"{wanted_height}; give such frames, or export again with: etam-edge export "
+                f"--frame-size {width}x{height} (without it, frames of any size are taken)"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. What is not said is the default: manifests from before it was there are like new ones."""
+        """The sizes as the manifest stores them. Newer fields are left out while they have their default."""
         fields = dataclasses.asdict(self)
         size, padded = fields.pop("frame_size"), fields.pop("padded_windows")
         return {
@@ -258,28 +260,29 @@ class GraphSizes:
         }
 
 
-SMALLEST_FRAME, LARGEST_FRAME = 16, 8192
-"""Pixels of a frame's side; what lies outside is a mistake in typing."""
+MIN_FRAME_SIDE, MAX_FRAME_SIDE = 16, 8192
+"""Pixels. A frame size outside is assumed to be a typing mistake."""
 
 
 def check_frame_size(size: tuple[int, int]) -> None:
-    """
+    """Refuse a frame size, (height, width), that no camera has.
+
     Raises:
-        InputError: no camera has frames of this (height, width).
+        InputError: a side is out of range.
     """
     height, width = size
-    if not all(SMALLEST_FRAME <= side <= LARGEST_FRAME for side in size):
+    if not all(MIN_FRAME_SIDE <= side <= MAX_FRAME_SIDE for side in size):
         raise InputError(
-            f"frames of {width} x {height} pixels are no camera's; "
-            f"use {SMALLEST_FRAME} to {LARGEST_FRAME} pixels a side"
+            f"a frame size of {width} x {height} pixels is out of range; "
+            f"use {MIN_FRAME_SIDE} to {MAX_FRAME_SIDE} pixels a side"
         )
 
 
 UNPOOLED_SLOTS = 4
-"""Slots that one memory takes before 2x2 pooling."""
+"""Slots that one unpooled memory takes in the bank of a pooled model."""
 EMPTY_BIAS = -3.0e4
-"""Score of a slot that holds nothing: finite in half precision, and its softmax weight is exactly zero."""
+"""Score bias of an empty slot. It is finite in float16, and the softmax weight is exactly zero."""
 EMPTY_POINT = -2
-"""Label of a point slot that holds nothing. (-1 is SAM's padding point, which takes part in attention.)"""
+"""Label of an empty point slot. (-1 is SAM's padding point, which takes part in attention.)"""
 MASK_SOURCE_NONE, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK = 0, 1, 2
-"""Where `prompt` takes its mask from: nowhere, earlier mask logits, or a mask given by the user."""
+"""Mask input of `prompt`: none, earlier mask logits, or a mask given by the user."""

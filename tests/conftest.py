@@ -1,108 +1,118 @@
+"""Bundles that the tests share."""
+
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
-from golden_runs import seeded_model
-from goldens import seeded_state_dict
-from small import PREBUILT, SIZES, export_small
-from typer.testing import CliRunner, Result
 
-from etam_edge.spec import Pooling
+from etam_edge.spec import GraphSizes, Pooling
+from etam_edge_testing.bundle_cache import cached_bundle
+from etam_edge_testing.golden_runs import seeded_model
+from etam_edge_testing.goldens import Golden
+from etam_edge_testing.small import PREBUILT, SIZES, export_small
 
-# Before torch is imported: its idle threads sleep. Spinning, they take four times the work's time on busy cores.
+# Set before torch is imported. Idle OpenMP threads sleep instead of spinning, and each of pytest-xdist's workers, which
+# share the cores, computes in one thread.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BundleMaker = Callable[[str, int, str], Path]
 SmallBundleMaker = Callable[[Pooling], Path]
 CameraBundleMaker = Callable[[tuple[int, int]], Path]
+QUICK_VARIANT = "efficienttam_ti_512x512"
+"""The official variant whose plain goldens `make test` runs; those of the others are marked `full`."""
 
 
-COMMAND_EXPORTS = ("efficienttam_ti_512x512", 11, "")
-"""The seeded weights that are exported by the command line."""
+def golden_parameters(goldens: Iterable[Golden]) -> list[Any]:
+    """Goldens as parameters of a test, the ones of equal weights together."""
+    return [
+        pytest.param(golden, id=golden.id, marks=() if is_quick(golden) else pytest.mark.full)
+        for golden in sorted(goldens, key=lambda golden: golden.weights_id)
+    ]
 
 
-@pytest.fixture(scope="session")
-def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint file as the release publishes them, with the weights of COMMAND_EXPORTS."""
-    torch = pytest.importorskip("torch")
-    path = tmp_path_factory.mktemp("checkpoint") / f"{COMMAND_EXPORTS[0]}.pt"
-    weights = {name: torch.from_numpy(value) for name, value in seeded_state_dict(*COMMAND_EXPORTS).items()}
-    torch.save({"model": weights}, path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def command_export(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The bundle that `etam-edge export` made of it, without --model (the file's name says it), and what it said."""
-    from etam_edge.cli.app import app
-
-    path = tmp_path_factory.mktemp("export") / "bundle"
-    result = CliRunner().invoke(app, ["export", "--checkpoint", str(seeded_checkpoint), "--output", str(path)])
-    assert result.exit_code == 0, result.exception
-    return path, result
+def is_quick(golden: Golden) -> bool:
+    return golden.variant == QUICK_VARIANT and not golden.form
 
 
 @pytest.fixture(scope="session")
-def seeded_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
-    """Bundles of seeded official variants by (variant, seed, form), exported once a run."""
-    made: dict[tuple[str, int, str], Path] = {}
+def seeded_bundle() -> BundleMaker:
+    """Bundles of official variants with seeded weights, by (variant, seed, form). Tests must not change them."""
 
     def make(variant: str, seed: int, form: str = "") -> Path:
-        if (variant, seed, form) == COMMAND_EXPORTS:
-            path, _ = request.getfixturevalue("command_export")
-            return path
-        if (variant, seed, form) not in made:
-            pytest.importorskip("torch")
-            from etam_edge.exporters.export import export_bundle
-            from etam_edge.spec import GraphSizes
+        pytest.importorskip("torch")
+        from etam_edge.exporters.export import export_bundle
 
-            model = seeded_model(variant, seed, form)
-            path = tmp_path_factory.mktemp("bundles") / f"{variant}.{form or 'seeded'}"
-            # The other forms have the plain one's graphs and other weights: verifying those once is enough. What they
-            # answer is compared with the goldens, which is the stricter test.
+        def export(path: Path) -> None:
+            # "occluded" and "sharp" change weights, not graphs: verifying the graphs of the plain form is enough. The
+            # outputs of every form are compared with the goldens, which is the stricter test.
             unverified = mock.patch("etam_edge.exporters.export.verify_graphs", return_value={})
             with unverified if form else nullcontext():
-                export_bundle(model, path, GraphSizes(), {"name": f"seeded weights {seed} {form}", "sha256": ""})
-            made[variant, seed, form] = path
-        return made[variant, seed, form]
+                checkpoint = {"name": f"seeded weights {seed} {form}", "sha256": ""}
+                export_bundle(seeded_model(variant, seed, form), path, GraphSizes(), checkpoint)
+
+        return cached_bundle(f"{variant}-seed{seed}-{form or 'plain'}", export)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> SmallBundleMaker:
-    """Bundles of the small model by pooling, exported once a run, or those in ETAM_EDGE_TEST_BUNDLES."""
-    made: dict[Pooling, Path] = {}
+    """Bundles of the small model by pooling: copies from the cache, or the ones in ETAM_EDGE_TEST_BUNDLES."""
+    copies: dict[Pooling, Path] = {}
 
     def make(pooling: Pooling) -> Path:
         if PREBUILT:
             return Path(PREBUILT) / pooling.value
-        if pooling not in made:
+        if pooling not in copies:
             pytest.importorskip("torch")
-            made[pooling] = export_small(pooling, tmp_path_factory.mktemp("small") / pooling.value)
-        return made[pooling]
+            cached = cached_bundle(f"small-{pooling.value}", partial(export_small, pooling))
+            copies[pooling] = Path(shutil.copytree(cached, tmp_path_factory.mktemp("small") / pooling.value))
+        return copies[pooling]
 
     return make
 
 
 @pytest.fixture(scope="session")
 def camera_bundle(tmp_path_factory: pytest.TempPathFactory) -> CameraBundleMaker:
-    """Bundles of the small model, pooled by scores, that take frames of one (H, W), exported once a run."""
-    made: dict[tuple[int, int], Path] = {}
+    """Bundles of the small model (Pooling.SCORE_BIAS) that take frames of one size (H, W), as `small_bundle` does."""
+    copies: dict[tuple[int, int], Path] = {}
 
     def make(frame_size: tuple[int, int]) -> Path:
+        name = f"camera-{frame_size[1]}x{frame_size[0]}"
         if PREBUILT:
-            return Path(PREBUILT) / f"camera-{frame_size[1]}x{frame_size[0]}"
-        if frame_size not in made:
+            return Path(PREBUILT) / name
+        if frame_size not in copies:
             pytest.importorskip("torch")
             sizes = dataclasses.replace(SIZES, frame_size=frame_size)
-            made[frame_size] = export_small(Pooling.SCORE_BIAS, tmp_path_factory.mktemp("camera") / "bundle", sizes)
-        return made[frame_size]
+            cached = cached_bundle(name, partial(export_small, Pooling.SCORE_BIAS, sizes=sizes))
+            copies[frame_size] = Path(shutil.copytree(cached, tmp_path_factory.mktemp("camera") / "bundle"))
+        return copies[frame_size]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nano_bundle() -> Path:
+    """The bundle that `etam-edge export` writes: etam_nano in fp32. Not to be changed: it is cached."""
+    pytest.importorskip("torch")
+
+    def export(path: Path) -> None:
+        from typer.testing import CliRunner
+
+        from etam_edge.cli.app import app
+
+        result = CliRunner().invoke(app, ["export", "--output", str(path)])
+        assert result.exit_code == 0, result.output
+
+    return cached_bundle("etam_nano-fp32", export)

@@ -7,17 +7,16 @@ import tempfile
 from itertools import groupby
 from pathlib import Path
 
-from golden_runs import Answers, model_answers, seeded_model, session_answers
-from goldens import GOLDENS, Comparison, Golden
-
 from etam_edge import Tracker
 from etam_edge.exporters.export import export_bundle
 from etam_edge.spec import GraphSizes
+from etam_edge_testing.golden_runs import ScenarioOutputs, model_outputs, seeded_model, session_outputs
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 COLUMNS = ("mask_logits", "obj_ptr", "object_score")
 
 
-def cells(golden: Golden, answers: Answers) -> str:
+def cells(golden: Golden, answers: ScenarioOutputs) -> str:
     """Largest differences, bits of the masks that differ, and whether all are in tolerance."""
     comparison = Comparison(golden)
     comparison.check(answers)
@@ -38,8 +37,8 @@ def main(variants: list[str]) -> None:
             export_bundle(model, Path(folder) / "bundle", GraphSizes(), {"name": "seeded", "sha256": ""})
             tracker = Tracker.load(Path(folder) / "bundle", "onnxruntime", provider="cpu")
             for golden in group:
-                by_model = cells(golden, model_answers(golden, model))
-                by_graphs = cells(golden, session_answers(golden, tracker))
+                by_model = cells(golden, model_outputs(golden, model))
+                by_graphs = cells(golden, session_outputs(golden, tracker))
                 name = f"{golden.scenario}{f', {golden.form}' if golden.form else ''}"
                 print(f"| `{golden.variant}` | {name} | {by_model} | {by_graphs} |", flush=True)
 

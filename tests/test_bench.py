@@ -14,27 +14,29 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
-from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import SMALL, clip_frame
 
 from etam_edge import Prompt, Tracker
 from etam_edge.benchmark import machine as machine_module
+from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark import measure as measure_module
+from etam_edge.benchmark.background import BackgroundLoad
 from etam_edge.benchmark.clip import BenchClip, clip_of_source, drawn_clip, grid_boxes
 from etam_edge.benchmark.machine import device_memory, governor, peak_memory, power_mode, resident_memory
-from etam_edge.benchmark.measure import Contender, check_length, frames_to_fill, measure, stage_frames
+from etam_edge.benchmark.measure import Candidate, check_length, frames_to_fill, measure, stage_frames
 from etam_edge.benchmark.noise import NoiseWatch, busy_warning, pace_warning, scatter_warnings
 from etam_edge.benchmark.result import Memory, ObjectsRun, SideRun, Timing, drift, ratio
 from etam_edge.benchmark.stages import OTHER, STAGES, Stopwatch, TimedStream
 from etam_edge.bundle import Bundle
-from etam_edge.clips.sources import ImageFolder
-from etam_edge.cuda.driver import Gpu
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import InputError
+from etam_edge.media.sources import ImageFolder
 from etam_edge.runtimes import session as session_module
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.runtimes.backends.cuda.driver import Gpu
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import OFFICIAL, Pooling
+from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import SMALL, clip_frame
 
 WARM_UP, FRAMES = 17, 30
 
@@ -115,7 +117,7 @@ def test_the_drawn_clip_in_another_size_and_without_end() -> None:
     np.testing.assert_array_equal(frames[0], frames[60])
     assert (frames[0] != frames[30]).any()
     assert [mask.shape for mask in clip.masks] == [(90, 160)] * 2
-    with pytest.raises(InputError, match="frames of 9000 x 90 pixels are no camera's"):
+    with pytest.raises(InputError, match="a frame size of 9000 x 90 pixels is out of range"):
         drawn_clip((90, 9000))
 
 
@@ -148,8 +150,8 @@ def test_reading_is_timed_where_something_is_read(tmp_path: Path) -> None:
 # --- the run ---
 
 
-def scripted(clock: Clock, name: str, seconds: list[float], order: list[tuple[str, int]]) -> Contender:
-    """A contender whose frames take what they are told."""
+def scripted(clock: Clock, name: str, seconds: list[float], order: list[tuple[str, int]]) -> Candidate:
+    """A candidate whose frames take what they are told."""
 
     def start(objects: int) -> measure_module.Stream:
         clock.now += 0.125 * objects
@@ -165,7 +167,7 @@ def scripted(clock: Clock, name: str, seconds: list[float], order: list[tuple[st
 
         return track
 
-    return Contender(name, start)
+    return Candidate(name, start)
 
 
 def test_two_take_turns_and_the_first_turn_alternates() -> None:
@@ -246,10 +248,10 @@ def test_a_stopwatch_counts_stages_and_what_remains() -> None:
 
     def frame() -> None:
         take(0.5)
-        watch.call("upload", lambda: take(0.25))
-        watch.call("track", lambda: take(1))
-        watch.call("upload", lambda: take(0.25))
-        watch.call("prompt", lambda: take(2))
+        for stage, seconds in (("upload", 0.25), ("track", 1), ("upload", 0.25), ("prompt", 2)):
+            watch.begin(stage)
+            take(seconds)
+            watch.end(stage)
 
     whole, spent = watch.frame(frame)
     assert list(spent) == [*STAGES, "prompt", OTHER]
@@ -283,16 +285,12 @@ def test_stages_of_a_bundle_sum_to_the_whole_and_change_no_answer(
         return answers[-1]
 
     monkeypatch.setattr(session_module.Session, "track", kept)
-    stream = TimedStream(
-        tracker,
-        2,
-    )
+    stream = TimedStream(tracker, 2)
     session = tracker.start_session(max_objects=2)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 4)):
         prompts = clip.prompts(2) if index == 0 else None
         whole, spent = stream.track(frame.pixels, prompts)
-        assert {"_fit", "_result"}.isdisjoint(vars(stream._session))
         assert sum(spent.values()) == pytest.approx(whole)
         assert min(spent.values()) >= 0
         for stage in ("resize", "upload", "encode", "download", "masks", "store"):
@@ -310,7 +308,7 @@ def test_a_bundle_with_several_numbers_of_objects(tracker: Tracker) -> None:
     clip, steps = drawn_clip((90, 160)), []
     for objects in (1, 3):
         steps.clear()
-        run = measure([Contender.of("small", tracker)], clip, objects, FRAMES, WARM_UP, step=steps.append)
+        run = measure([Candidate.of("small", tracker)], clip, objects, FRAMES, WARM_UP, step=steps.append)
         assert len(steps) == 2 * FRAMES
         [side] = run.sides
         assert len(side.milliseconds) == FRAMES
@@ -331,8 +329,8 @@ def test_engines_on_a_device_that_works_on_by_itself(gpu: Gpu, small_bundle: Sma
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(gpu)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 2)
-    engines = Tracker(bundle, TensorRTEngine(bundle, cuda, trt))
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu), 2)
+    engines = Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
     stream = TimedStream(engines, 1)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 3)):
@@ -341,8 +339,8 @@ def test_engines_on_a_device_that_works_on_by_itself(gpu: Gpu, small_bundle: Sma
         # Work is done when it is waited for. Without a wait after each, the first download would pay for all.
         assert spent["encode"] > spent["download"]
         assert not any(cuda._queues.values())
-    contenders = [Contender.of("engines", engines), Contender.of("graphs", Tracker.load(bundle.path, "onnxruntime"))]
-    run = measure(contenders, clip, 2, FRAMES, WARM_UP)
+    candidates = [Candidate.of("engines", engines), Candidate.of("graphs", Tracker.load(bundle.path, "onnxruntime"))]
+    run = measure(candidates, clip, 2, FRAMES, WARM_UP)
     assert all(side.stages is not None for side in run.sides)
     assert run.ratio is not None
     # All that a session allocated, and nothing else, is told.
@@ -354,8 +352,8 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 1)
-    stream = Contender.of("engines", Tracker(bundle, TensorRTEngine(bundle, cuda, trt))).start(1)
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu), 1)
+    stream = Candidate.of("engines", Tracker(bundle, TensorRTBackend(bundle, cuda, trt))).start(1)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 2)):
         stream(frame.pixels, clip.prompts(1) if index == 0 else None)
@@ -368,14 +366,13 @@ def test_a_frame_ends_when_the_device_has_done_its_work(small_bundle: SmallBundl
 @pytest.mark.parametrize("objects", [1, 4])
 def test_the_pytorch_model_does_the_same_work(objects: int, tracker: Tracker) -> None:
     pytest.importorskip("torch")
-    from small import small_model
-
-    from etam_edge.benchmark.torch_model import torch_contender
+    from etam_edge.benchmark.torch_model import torch_candidate
+    from etam_edge_testing.small import small_model
 
     sizes = tracker.bundle.manifest.sizes
-    contender = torch_contender("torch", small_model(Pooling.SCORE_BIAS), sizes)
-    assert contender.tracker is None
-    stream, session = contender.start(objects), tracker.start_session(max_objects=objects)
+    candidate = torch_candidate("torch", small_model(Pooling.SCORE_BIAS), sizes)
+    assert candidate.tracker is None
+    stream, session = candidate.start(objects), tracker.start_session(max_objects=objects)
     clip = drawn_clip((90, 160))
     for index, frame in enumerate(islice(clip.frames(), 3)):
         prompts = clip.prompts(objects) if index == 0 else None
@@ -445,3 +442,32 @@ def test_what_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert governor(tmp_path) == "schedutil"
     if shutil.which("uname", path="/usr/bin:/bin"):
         assert (peak_memory() or 0) > 10 << 20
+
+
+def test_background_load_runs_while_it_is_wanted() -> None:
+    with BackgroundLoad(2) as load:
+        running = list(load._running)
+        assert len(running) == 2
+        assert all(process.poll() is None for process in running)
+    assert all(process.poll() is not None for process in running)
+    with pytest.raises(InputError, match="257 busy processes are not possible"):
+        BackgroundLoad(257)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_matrix_speed_is_of_the_backends_runtime(
+    runtime: str, small_bundle: SmallBundleMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that ticks a second a look: 2 * 64^3 operations a second."""
+    pytest.importorskip(runtime)
+    monkeypatch.setattr(matrix_speed, "SIDE", 64)
+    backend = Tracker.load(small_bundle(Pooling.NONE), runtime, threads=1).backend
+    product = matrix_speed._product(backend)
+    assert product is not None
+    ticks = iter(range(100))
+    assert matrix_speed.matrix_speed(backend, clock=lambda: next(ticks)) == pytest.approx(2 * 64**3 / 1e9)
+    random = np.random.default_rng(0)
+    left, right = (random.standard_normal((64, 64), dtype=np.float32) for _ in range(2))
+    answer = product()
+    [found] = answer if isinstance(answer, list) else answer.values()  # type: ignore[attr-defined]
+    assert np.allclose(found, left @ right, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from conftest import SmallBundleMaker
 
-from etam_edge.bundle import GRAPH_NAMES, MANIFEST, Bundle, Manifest, check_target, writing
+from etam_edge.bundle import GRAPH_NAMES, MANIFEST, Accuracy, Bundle, ClipSummary, Manifest, check_target, writing
 from etam_edge.errors import BundleError, InputError
+from etam_edge.recipe import FP32, Recipe
 from etam_edge.spec import Pooling
 
 
@@ -22,9 +24,13 @@ def path(small_bundle: SmallBundleMaker, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle(Pooling.KEY_BIAS), tmp_path / "bundle"))
 
 
+def manifest_fields(path: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    return fields
+
+
 def rewrite(path: Path, **changes: Any) -> None:
-    fields = json.loads((path / MANIFEST).read_text())
-    (path / MANIFEST).write_text(json.dumps({**fields, **changes}))
+    (path / MANIFEST).write_text(json.dumps({**manifest_fields(path), **changes}))
 
 
 def refused(path: Path, sentence: str) -> None:
@@ -44,6 +50,90 @@ def test_manifest_survives_a_round_trip(path: Path) -> None:
 def test_bundle_can_be_copied(path: Path, small_bundle: SmallBundleMaker) -> None:
     assert Bundle.load(path).identity == Bundle.load(small_bundle(Pooling.KEY_BIAS)).identity
     assert Bundle.load(path).identity != Bundle.load(small_bundle(Pooling.NONE)).identity
+
+
+def test_version_1_loads_as_fp32_and_is_written_as_version_2(path: Path) -> None:
+    fields = manifest_fields(path)
+    for name in ("recipe", "calibration", "accuracy"):
+        del fields[name]
+    (path / MANIFEST).write_text(json.dumps({**fields, "schema": 1}))
+    bundle = Bundle.load(path)
+    assert bundle.manifest.recipe == Recipe.uniform(FP32)
+    assert bundle.manifest.accuracy is bundle.manifest.calibration is None
+    bundle.store_accuracy(Accuracy(passed=True))
+    assert manifest_fields(path)["schema"] == 2
+    assert Bundle.load(path).manifest == dataclasses.replace(bundle.manifest, accuracy=Accuracy(passed=True))
+
+
+def test_version_2_needs_a_recipe(path: Path) -> None:
+    fields = manifest_fields(path)
+    del fields["recipe"]
+    (path / MANIFEST).write_text(json.dumps(fields))
+    refused(path, "damaged or foreign")
+
+
+CALIBRATION = {
+    "clips": [{"name": "a", "frames": 22, "objects": 2, "fps": 30}],
+    "frames": 22,
+    "seed": 0,
+    "samples": {"encode": 12},
+    "largest": {"neck": {"value": 3.5, "where": "encode:/neck", "percentile": 3.0}},
+    "left_float": [],
+    "lens": "wide",
+}
+ACCURACY = {
+    "passed": False,
+    "reasons": ["the drop is 3 points"],
+    "thresholds": {"max_drop": 1.0, "min_iou": None},
+    "drop": 3.0,
+    "reference": {"name": "fp32", "identity": "0", "runtime": "onnxruntime (cpu)", "machine": "orin"},
+    "clips": [{"name": "a", "frames": 22}],
+    "etam-edge": "9.9",
+    "power": {"watts": 15},
+}
+
+
+def test_additions_of_a_newer_minor_version_are_kept(path: Path) -> None:
+    fields = manifest_fields(path) | {
+        "schema": "2.7",
+        "calibration": CALIBRATION,
+        "accuracy": ACCURACY,
+        "colour": "red",
+    }
+    fields["graphs"]["track"]["flops"] = 5
+    fields["checkpoint"]["url"] = "https://example.org"
+    (path / MANIFEST).write_text(json.dumps(fields))
+    bundle = Bundle.load(path)
+    manifest = bundle.manifest
+    assert manifest.schema_minor == 7
+    assert manifest.extra == {"colour": "red"}
+    assert manifest.graphs["track"].extra == {"flops": 5}
+    assert manifest.calibration is not None
+    assert manifest.calibration.clips == (ClipSummary(name="a", frames=22, objects=2, extra={"fps": 30}),)
+    assert manifest.calibration.largest["neck"].value == 3.5
+    assert manifest.accuracy is not None
+    assert manifest.accuracy.reference.extra == {"machine": "orin"}
+    assert manifest.accuracy.etam_edge == "9.9"
+
+    bundle.store_accuracy(manifest.accuracy)
+    written = manifest_fields(path)
+    assert written["calibration"] == CALIBRATION
+    assert written["accuracy"].items() >= ACCURACY.items()
+    assert {name: written[name] for name in fields if name != "accuracy"} == {
+        name: value for name, value in fields.items() if name != "accuracy"
+    }
+
+
+def test_a_manifest_of_this_version_has_no_minor_version(path: Path) -> None:
+    fields = manifest_fields(path)
+    assert fields["schema"] == 2
+    assert fields["calibration"] == fields["accuracy"] == {}
+
+
+def test_a_summary_of_another_form_is_refused(path: Path) -> None:
+    for summary in ({"drop": 1.0}, "passed", {"passed": True, "clips": [3]}):
+        rewrite(path, accuracy=summary)
+        refused(path, "damaged or foreign")
 
 
 @pytest.mark.parametrize("name", GRAPH_NAMES)
@@ -71,15 +161,18 @@ def test_cut_manifest_is_refused(path: Path) -> None:
 def test_no_bundle_is_refused(path: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "there is no bundle at")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no bundle.json")
-    refused(path / "graphs" / "track.onnx", "is no bundle")
+    refused(tmp_path / "empty", "is not a bundle: it has no bundle.json")
+    refused(path / "graphs" / "track.onnx", "is not a bundle")
     (path / MANIFEST).write_text("[1, 2]")
-    refused(path, "no bundle manifest")
+    refused(path, "is not a bundle manifest")
 
 
-def test_future_schema_is_refused(path: Path) -> None:
-    rewrite(path, schema=99)
-    refused(path, "schema version 99, and this etam-edge reads version 2")
+@pytest.mark.parametrize("schema", [99, 0, True, 2.5, "3.0", "2.x", "2", [2]])
+def test_another_schema_is_refused(path: Path, schema: object) -> None:
+    rewrite(path, schema=schema)
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(path)
+    assert f"has schema version {schema}, and this etam-edge reads version 2" in str(caught.value)
 
 
 def test_foreign_fields_are_refused(path: Path) -> None:
@@ -92,7 +185,7 @@ def test_foreign_fields_are_refused(path: Path) -> None:
 
 
 def test_graph_outside_the_bundle_is_refused(path: Path) -> None:
-    graphs = json.loads((path / MANIFEST).read_text())["graphs"]
+    graphs = manifest_fields(path)["graphs"]
     graphs["track"]["file"] = "../../etc/hostname"
     rewrite(path, graphs=graphs)
     refused(path, "lies outside the bundle")
@@ -102,7 +195,7 @@ def test_graph_of_another_signature_is_refused(path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from etam_edge import Tracker
 
-    graphs = json.loads((path / MANIFEST).read_text())["graphs"]
+    graphs = manifest_fields(path)["graphs"]
     graphs["encode"]["signature"]["inputs"][0]["shape"][1] = 256
     rewrite(path, graphs=graphs)
     with pytest.raises(BundleError, match="its manifest says"):
@@ -115,7 +208,7 @@ def test_file_that_is_no_graph_is_refused(path: Path) -> None:
     from etam_edge.bundle import sha256_of
 
     (path / "graphs" / "encode.onnx").write_bytes(b"not a graph")
-    graphs = json.loads((path / MANIFEST).read_text())["graphs"]
+    graphs = manifest_fields(path)["graphs"]
     graphs["encode"]["sha256"] = sha256_of(path / "graphs" / "encode.onnx")
     rewrite(path, graphs=graphs)
     with pytest.raises(BundleError, match=r"cannot load .*encode\.onnx"):
@@ -160,7 +253,7 @@ def test_existing_bundle_is_kept_unless_replaced(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     with writing(target) as draft:
         (draft / MANIFEST).write_text("old")
-    with pytest.raises(InputError, match="add --overwrite"):
+    with pytest.raises(InputError, match="add `overwrite=True`"):
         check_target(target, overwrite=False)
     with pytest.raises(RuntimeError), writing(target, overwrite=True) as draft:
         raise RuntimeError("a failed replacement")

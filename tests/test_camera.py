@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from conftest import CameraBundleMaker, SmallBundleMaker
 from PIL import Image
-from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import CAMERA, clip_frame
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import MANIFEST, Bundle, Manifest
-from etam_edge.cuda.driver import Gpu
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import BundleError, InputError
+from etam_edge.runtimes.backends.cuda.driver import Gpu
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.runtimes.resample import resize_bilinear
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
 from etam_edge.spec import GraphSizes, Pooling
+from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import CAMERA, clip_frame
 
 pytest.importorskip("onnxruntime")
 
@@ -77,7 +77,7 @@ def close(first: FrameResult, second: FrameResult) -> None:
 )
 def test_frames_are_resized_as_pillow_does(size: tuple[int, int], side: int) -> None:
     torch = pytest.importorskip("torch")
-    from etam_edge.exporters.camera import FrameResize
+    from etam_edge.exporters.graphs.camera import FrameResize
 
     generator = np.random.default_rng(2)
     # Noise reaches what overshoots; a still texture is what a camera sees.
@@ -91,7 +91,7 @@ def test_frames_are_resized_as_pillow_does(size: tuple[int, int], side: int) -> 
 
 def test_a_frame_of_the_models_size_is_left_alone() -> None:
     torch = pytest.importorskip("torch")
-    from etam_edge.exporters.camera import FrameResize
+    from etam_edge.exporters.graphs.camera import FrameResize
 
     pixels = clip_frame(0)
     np.testing.assert_array_equal(FrameResize((128, 128), 128)(torch.from_numpy(pixels)[None])[0].numpy(), pixels)
@@ -100,7 +100,7 @@ def test_a_frame_of_the_models_size_is_left_alone() -> None:
 @pytest.mark.parametrize("size", [(480, 720), (1080, 1920), (721, 1283), (20, 30)])
 def test_masks_are_enlarged_as_on_the_host(size: tuple[int, int]) -> None:
     torch = pytest.importorskip("torch")
-    from etam_edge.exporters.camera import MaskEnlarge
+    from etam_edge.exporters.graphs.camera import MaskEnlarge
 
     logits = np.random.default_rng(4).normal(size=(3, 64, 64)).astype(np.float32)
     logits[2] = -1024
@@ -113,7 +113,7 @@ def test_masks_are_enlarged_as_on_the_host(size: tuple[int, int]) -> None:
 
 def test_factors_of_every_size_give_it_back() -> None:
     pytest.importorskip("torch")
-    from etam_edge.exporters.camera import _scale
+    from etam_edge.exporters.graphs.camera import _scale
 
     for source in (32, 64, 128, 256):
         for target in range(16, 4400, 7):
@@ -137,7 +137,7 @@ def test_signatures_say_the_size_and_nothing_else_changes(camera: Tracker, plain
 def test_camera_graphs_are_static(name: str, camera: Tracker) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("torch")
-    from etam_edge.exporters.onnx_graphs import static_problems
+    from etam_edge.exporters.passes.check_static import static_problems
     from etam_edge.exporters.regions import RESIZE, node_regions
 
     model = onnx.load(camera.bundle.graph_path(name))
@@ -164,10 +164,9 @@ def too_large(module: Any, logits: Any) -> Any:
 def test_a_graph_that_resizes_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verification can fail, on either end of a frame."""
     pytest.importorskip("torch")
-    from small import SIZES, export_small
-
     from etam_edge.errors import ExportError
-    from etam_edge.exporters import camera
+    from etam_edge.exporters.graphs import camera
+    from etam_edge_testing.small import SIZES, export_small
 
     sizes = dataclasses.replace(SIZES, frame_size=CAMERA)
     with monkeypatch.context() as patch:
@@ -239,14 +238,14 @@ def test_frames_in_any_memory_order(camera: Tracker) -> None:
 def test_frames_of_another_size_are_refused(camera: Tracker) -> None:
     session = camera.start_session()
     sentence = (
-        rf"frame 0 is 128 x 90 pixels and {camera.bundle.path} takes frames of 150 x 96 alone; give such frames, or "
-        "export with --frame-size 128x90, or without it for any size"
+        rf"frame 0 is 128 x 90 pixels, but {camera.bundle.path} takes only frames of 150 x 96; give such frames, or "
+        "export again with: etam-edge export --frame-size 128x90"
     )
     with pytest.raises(InputError, match=sentence):
         session.track(clip_frame(0, 90, 128), prompts={1: CLICK})
     assert session.track(frame(0), prompts={1: CLICK}).frame_index == 0
     session.reset()
-    with pytest.raises(InputError, match="takes frames of 150 x 96 alone"):
+    with pytest.raises(InputError, match="takes only frames of 150 x 96"):
         session.track(clip_frame(0, 90, 128))
 
 
@@ -260,8 +259,8 @@ def test_engines_answer_the_same(gpu: Gpu, camera: Tracker, tmp_path: Path) -> N
     bundle = camera.bundle.copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(gpu)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu), 3)
-    engines = Tracker(bundle, TensorRTEngine(bundle, cuda, trt))
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu), 3)
+    engines = Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
     sessions = camera.start_session(max_objects=3), engines.start_session(max_objects=3)
     for index in range(9):
         before = dict(cuda.calls)
@@ -310,13 +309,12 @@ def test_sizes_of_no_camera_are_refused(size: Any) -> None:
 def test_frames_are_resized_in_fp32_whatever_the_recipe(camera: Tracker, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("torch")
-    from made_up_ranges import made_up_ranges
-
     from etam_edge.calibration.qdq import QdqQuantizer
     from etam_edge.exporters.precision import derive_bundle, quantized_nodes
     from etam_edge.exporters.regions import RESIZE
-    from etam_edge.exporters.rounding import rounded_bundle
+    from etam_edge.exporters.rounded_bundle import rounded_bundle
     from etam_edge.recipe import INT8, Recipe
+    from etam_edge_testing.made_up_ranges import made_up_ranges
 
     recipe = Recipe.default(INT8).with_regions({"patch_embedding": INT8})
     made = derive_bundle(camera.bundle, tmp_path / "int8", recipe, INT8, {}, QdqQuantizer(made_up_ranges()))
@@ -341,7 +339,7 @@ def test_calibration_records_camera_frames(camera: Tracker, plain: Tracker, tmp_
     pytest.importorskip("torch")
     from etam_edge.calibration.ranges import measure_ranges
     from etam_edge.calibration.recorder import record
-    from etam_edge.cli.conversion import packaged_clips
+    from etam_edge.workflows.conversion import packaged_clips
 
     # The small model's memory is full after 17 frames.
     [clip] = [clip for clip in packaged_clips(tmp_path / "clips", CAMERA) if clip.name == "crossing"]
@@ -354,12 +352,12 @@ def test_calibration_records_camera_frames(camera: Tracker, plain: Tracker, tmp_
         recording.check(plain.bundle)
     # In its own size it is none of the camera's.
     clips = [clip for clip in packaged_clips(tmp_path / "own") if clip.name == "crossing"]
-    with pytest.raises(InputError, match=r"clip crossing is 320 x 240 pixels and .* takes frames of 150 x 96 alone"):
+    with pytest.raises(InputError, match=r"clip crossing is 320 x 240 pixels, but .* takes only frames of 150 x 96"):
         record(camera, clips, tmp_path / "other")
 
 
 def test_prompts_are_scaled_with_their_frames() -> None:
-    from etam_edge.clips.scaled import scaled_prompt
+    from etam_edge.media.scaled import scaled_prompt
 
     prompt = scaled_prompt(Prompt(points=[(10, 20)], labels=[1], box=(0, 10, 50, 60)), (100, 50), (200, 200))
     np.testing.assert_allclose(prompt.points, [(40, 40)])

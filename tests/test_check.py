@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from davis import DISC, HEIGHT, SQUARE, VOID, WIDTH, labels, write_clip
 
-from etam_edge.calibration.check import NO_CHOICE, Run, check, count_frames, is_judged, run, run_both
-from etam_edge.calibration.metrics import boundary_measure, region_similarity
-from etam_edge.calibration.summary import Comparison, compare
-from etam_edge.calibration.verdict import Thresholds, choose_thresholds, judge
-from etam_edge.clips.clip_set import Clip, find_clips
 from etam_edge.errors import InputError, NotFiniteError
+from etam_edge.evaluation.check import check
+from etam_edge.evaluation.clips import count_frames, is_judged
+from etam_edge.evaluation.metrics import boundary_measure, region_similarity
+from etam_edge.evaluation.runs import NO_CHOICE, Run, run, run_both
+from etam_edge.evaluation.summary import Comparison, compare
+from etam_edge.evaluation.thresholds import Thresholds, choose_thresholds, judge
+from etam_edge.media.datasets import Clip, find_clips
 from etam_edge.runtimes import FrameResult, Prompt, Tracker
+from etam_edge_testing.davis import DISC, HEIGHT, SQUARE, VOID, WIDTH, labels, write_clip
 
 pytest.importorskip("cv2")
 
@@ -33,7 +35,7 @@ def true_mask(index: int, number: int) -> np.ndarray:
 
 
 def shifted(by: int) -> Masks:
-    """The true mask, moved to the right."""
+    """The ground-truth mask, moved to the right."""
     return lambda index, number: np.roll(true_mask(index, number), by, axis=1)
 
 
@@ -231,7 +233,7 @@ def test_a_frame_of_nan_is_an_empty_one_and_the_run_goes_on(clip: Clip) -> None:
     assert (comparison.overall.score_flips.count, comparison.overall.score_flips.of) == (0, 10)
     verdict = judge(comparison, Thresholds(100, 0))
     assert not verdict.passed
-    assert verdict.reasons == ["the candidate answered NaN or infinity on 2 frames"]
+    assert verdict.reasons == ["the candidate's outputs were NaN or infinite on 2 frames"]
 
 
 def test_nan_of_the_reference_fails_too(clip: Clip) -> None:
@@ -240,7 +242,7 @@ def test_nan_of_the_reference_fails_too(clip: Clip) -> None:
     assert comparison.overall.drop is not None
     assert comparison.overall.drop.j_and_f < 0
     verdict = judge(comparison, Thresholds(1.0))
-    assert verdict.sentence == "failed: the reference answered NaN or infinity on 1 frame"
+    assert verdict.sentence == "failed: the reference's outputs were NaN or infinite on 1 frame"
 
 
 def test_an_object_whose_prompt_gave_nan_never_starts(tmp_path: Path) -> None:
@@ -367,19 +369,21 @@ def test_frames_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
 
 def test_thresholds_that_mean_nothing_are_refused() -> None:
     for wrong in (-1.0, math.nan, math.inf):
-        with pytest.raises(InputError, match="is no number of points"):
+        with pytest.raises(InputError, match="is not a number of points"):
             Thresholds(wrong)
     for wrong in (-0.1, 1.1, math.nan):
-        with pytest.raises(InputError, match="is no IoU"):
+        with pytest.raises(InputError, match="is not an IoU"):
             Thresholds(None, wrong)
-    with pytest.raises(InputError, match="nothing was asked"):
+    with pytest.raises(InputError, match="no threshold is given"):
         Thresholds(None, None)
     assert choose_thresholds(None, None, 1, 3) == Thresholds(1.0, None)
     assert choose_thresholds(None, 0.5, 0, 3) == Thresholds(None, 0.5)
     assert choose_thresholds(2.0, 0.5, 3, 3) == Thresholds(2.0, 0.5)
-    with pytest.raises(InputError, match=r"--max-drop cannot be judged: none of the 3 clips has true masks.*--min-iou"):
+    with pytest.raises(
+        InputError, match=r"`max_drop` cannot be judged: none of the 3 clips has ground-truth masks.*`min_iou`"
+    ):
         choose_thresholds(1.0, 0.9, 0, 3)
-    with pytest.raises(InputError, match=r"cannot be judged: the clip has no true masks.*--min-iou"):
+    with pytest.raises(InputError, match=r"cannot be judged: the clip has no ground-truth masks.*`min_iou`"):
         choose_thresholds(None, None, 0, 1)
 
 
@@ -395,7 +399,7 @@ def test_no_figure_that_is_not_a_number_passes(clip: Clip) -> None:
     verdict = judge(replace(comparison, overall=unknown), Thresholds(100.0, 0.0))
     assert not verdict.passed
     assert len(verdict.reasons) == 2
-    with pytest.raises(InputError, match="without true masks"):
+    with pytest.raises(InputError, match="without ground-truth masks"):
         judge(replace(comparison, overall=replace(overall, drop=None)), Thresholds(1.0))
 
 

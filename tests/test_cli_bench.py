@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import refusals
 from conftest import SmallBundleMaker
 from PIL import Image
-from simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import clip_frame
 from typer.testing import CliRunner, Result
 
+from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.bundle import Bundle
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
 from etam_edge.errors import RuntimeUnavailableError
-from etam_edge.runtimes import tensorrt_engine
+from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
+from etam_edge_testing import refusals
+from etam_edge_testing.simulated import A100, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("matplotlib")
@@ -40,6 +41,7 @@ def bundle(small_bundle: SmallBundleMaker) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix_speed, "SIDE", 64)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -137,7 +139,7 @@ def test_against_itself_on_a_folder_of_images(bundle: Path, tmp_path: Path) -> N
 
 def test_against_torch(bundle: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from small import small_model
+    from etam_edge_testing.small import small_model
 
     refused(run(bundle, "--against", "torch", *SHORT), "--against torch needs the checkpoint that")
     checkpoint = tmp_path / "small.pt"
@@ -162,9 +164,9 @@ def test_engines(small_bundle: SmallBundleMaker, tmp_path: Path, monkeypatch: py
     robot = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     cuda = SimulatedCuda(A100)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(robot, builder_here(TENSORRT, trt, cuda.gpu), 2)
-    monkeypatch.setattr(tensorrt_engine, "import_tensorrt", lambda flavour=TENSORRT: trt)
-    monkeypatch.setattr(tensorrt_engine, "open_cuda", lambda: cuda)
+    write_simulated_engines(robot, platform_here(TENSORRT, trt, cuda.gpu), 2)
+    monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda flavour=TENSORRT: trt)
+    monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda index=0: cuda)
     options = ("--runtime", "tensorrt", "--against", robot.path, "--against-runtime", "onnxruntime", *SHORT)
     refused(run(robot.path, "--objects", "1,3", *options), "3 objects are more than the engines of")
     result = run(robot.path, "--objects", "2", *options)
@@ -181,18 +183,18 @@ def test_engines(small_bundle: SmallBundleMaker, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--objects", "0"), "--objects 0 is no list of numbers from 1 to 64; write it like 1,2,4"),
-        (("--objects", "1,,2"), "--objects 1,,2 is no list of numbers"),
-        (("--objects", "1,many"), "--objects 1,many is no list of numbers"),
-        (("--objects", "65"), "--objects 65 is no list of numbers"),
-        (("--objects", "2,1,2"), "--objects 2,1,2 names a number twice"),
+        (("--objects", "0"), "--objects 0 is not a list of numbers from 1 to 64; give numbers like 1,2,4"),
+        (("--objects", "1,,2"), "--objects 1,,2 is not a list of numbers"),
+        (("--objects", "1,many"), "--objects 1,many is not a list of numbers"),
+        (("--objects", "65"), "--objects 65 is not a list of numbers"),
+        (("--objects", "2,1,2"), "--objects 2,1,2 has a number twice"),
         (("--frames", 25), "25 frames leave 5 after a warm-up of 20"),
         (("--frames", 10), "10 frames leave 0 after a warm-up of 20"),
         (("--warm-up", 16), "a warm-up of 16 frames ends before the memory is full"),
         (("--source", "nowhere"), "there is nothing at nowhere"),
         (("--source", "0"), "--source 0 is a camera"),
-        (("--frame-size", "big"), "--frame-size big is no size; write it like 1280x720"),
-        (("--frame-size", "4x4"), "frames of 4 x 4 pixels are no camera's"),
+        (("--frame-size", "big"), "--frame-size big is not a size; give one like 1280x720"),
+        (("--frame-size", "4x4"), "a frame size of 4 x 4 pixels is out of range"),
         (("--frame-size", "64x64", "--source", "film"), "give one of them"),
         (("--checkpoint", "x.pt"), "--checkpoint is for --against torch"),
         (("--against", "nowhere"), "--against: there is no bundle at nowhere"),
@@ -224,3 +226,24 @@ def test_without_matplotlib_nothing_begins(bundle: Path, monkeypatch: pytest.Mon
     result = run(bundle)
     refused(result, 'pip install "etam-edge[check]"')
     assert isinstance(result.exception, RuntimeUnavailableError)
+
+
+def test_busy_threads_and_matrix_speed(bundle: Path) -> None:
+    result = run(bundle, "--objects", 2, *SHORT, "--busy", 1)
+    assert result.exit_code == 0, result.output
+    found = figures(Path("out/bench") / bundle.name)
+    assert found["busy"] == 1
+    assert found["command"].endswith("--threads 1 --busy 1")
+    [side] = found["sides"]
+    assert side["threads"] == "1; spinning: never"
+    assert side["matrix_gflops"] > 0
+    assert set(side["operations"]) == {"encode", "track"}
+    gflop = (side["operations"]["encode"] + 2 * side["operations"]["track"]) / 1e9
+    said = " ".join(result.output.split())
+    assert f"2 objects: a frame multiplies {gflop:.1f} GFLOP" in said
+    assert "threads: " in said
+    assert "measured beside 1 processes that sort 200,000 fixed 64-bit integers" in said
+
+
+def test_a_background_load_that_is_not_possible_is_refused(bundle: Path) -> None:
+    refused(run(bundle, "--busy", -1), "-1 busy processes are not possible; give a number from 0 to 256")

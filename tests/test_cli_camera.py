@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import CameraBundleMaker, SmallBundleMaker
 from PIL import Image
-from refusals import refused
-from small import CAMERA, clip_frame, small_model
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
 from etam_edge.spec import Pooling
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import CAMERA, clip_frame, small_model
 
 pytest.importorskip("onnxruntime")
 
@@ -58,13 +58,13 @@ def clips(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("big", "--frame-size big is no size; write it like 1280x720"),
-        ("1920", "--frame-size 1920 is no size"),
-        ("1920x1080x3", "is no size"),
-        ("-4x100", "is no size"),
-        ("0x0", "--frame-size 0x0: frames of 0 x 0 pixels are no camera's; use 16 to 8192 pixels a side"),
-        ("1920x9000", "frames of 1920 x 9000 pixels are no camera's"),
-        ("99999999999x100", "are no camera's"),
+        ("big", "--frame-size big is not a size; give one like 1280x720"),
+        ("1920", "--frame-size 1920 is not a size"),
+        ("1920x1080x3", "is not a size"),
+        ("-4x100", "is not a size"),
+        ("0x0", "--frame-size 0x0: a frame size of 0 x 0 pixels is out of range; use 16 to 8192 pixels a side"),
+        ("1920x9000", "a frame size of 1920 x 9000 pixels is out of range"),
+        ("99999999999x100", "is out of range"),
     ],
 )
 def test_sizes_are_refused_before_any_work(text: str, sentence: str, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_clips_of_another_size_are_refused_before_any_work(clips: Path, camera: 
     call = ("export", "--frame-size", "320x240", "--precision", "int8", "--calibration")
     refused(
         run(*call, clips, *target),
-        "clip disc is 150 x 96 pixels and a bundle of --frame-size 320x240 takes frames of 320 x 240 alone",
+        "clip disc is 150 x 96 pixels, but a bundle of --frame-size 320x240 takes only frames of 320 x 240",
     )
     recording = tmp_path / "recording"
     result = run("record", camera, clips, "--output", recording, "--samples", 2)
@@ -118,7 +118,7 @@ def test_track_refuses_what_does_not_fit(camera: Path, plain: Path, clips: Path,
     out = ("--masks", tmp_path / "masks")
     refused(
         run("track", camera, tmp_path / "others" / "wide", *BOX, *out),
-        f"{tmp_path / 'others' / 'wide'} is 160 x 90 pixels and {camera} takes frames of 150 x 96 alone",
+        f"{tmp_path / 'others' / 'wide'} is 160 x 90 pixels, but {camera} takes only frames of 150 x 96",
     )
     refused(run("track", camera, clips / "disc", *BOX, *out, "--resize", "fast"), "leave it out")
     refused(run("track", plain, clips / "disc", *BOX, *out, "--resize", "quick"), "use exact or fast")
@@ -192,7 +192,7 @@ def test_the_measurement_of_times(tmp_path: Path) -> None:
 def load_example() -> ModuleType:
     import importlib.util
 
-    path = Path(__file__).parent.parent / "examples" / "camera_to_mask.py"
+    path = Path(__file__).parent.parent / "benchmarks" / "camera_to_mask.py"
     spec = importlib.util.spec_from_file_location("camera_to_mask", path)
     assert spec is not None
     assert spec.loader is not None

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from davis import HEIGHT, WIDTH, frame, labels, write_clip
 from PIL import Image
-from refusals import refused
 from typer.testing import CliRunner, Result
 
-from etam_edge.bundle import Bundle, sha256_of
+from etam_edge.bundle import Bundle, ReferenceBundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import HEIGHT, WIDTH, frame, labels, write_clip
+from etam_edge_testing.refusals import refused
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("cv2")
@@ -46,11 +46,11 @@ def damaged(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFac
     made: dict[str, Path] = {}
 
     def change(kind: str, name: str, value: np.ndarray) -> np.ndarray:
-        if kind == "weights" and name == "model.memory_attention.norm.weight":
+        if kind == "weights" and name == "attention.conditioned.norm.weight":
             return 3 * value
         if kind == "time codes" and name.endswith("time_codes"):
             return value[::-1].copy()
-        if kind == "nan" and name == "model.memory_attention.norm.bias":
+        if kind == "nan" and name == "attention.conditioned.norm.bias":
             return np.full_like(value, np.nan)
         return value
 
@@ -80,7 +80,7 @@ def damaged(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """Two clips with true masks on every frame."""
+    """Two clips with ground-truth masks on every frame."""
     write_clip(tmp_path / "davis", NAME, FRAMES)
     write_clip(tmp_path / "davis", "other", FRAMES - 2)
     return tmp_path / "davis"
@@ -164,17 +164,19 @@ def test_the_verdict_goes_into_the_manifest_and_inspect_shows_it(bundle: Path, c
     after = Bundle.load(bundle)
     assert after.identity == before.identity
     accuracy = after.manifest.accuracy
-    assert accuracy["passed"] is True
-    assert accuracy["thresholds"] == {"max_drop": 1.0, "min_iou": None}
-    assert accuracy["drop"] == 0
-    assert accuracy["reference_j_and_f"] == accuracy["candidate_j_and_f"]
-    assert accuracy["mean_iou"] == accuracy["smallest_iou"] == 1
-    assert accuracy["reference"] == {"name": "whole", "identity": before.identity, "runtime": "onnxruntime (cpu)"}
-    assert accuracy["runtime"] == "onnxruntime (cpu)"
-    assert accuracy["clips"] == [{"name": NAME, "frames": FRAMES}, {"name": "other", "frames": FRAMES - 2}]
-    assert accuracy["candidate_not_finite"] == accuracy["score_flips"]["count"] == 0
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", accuracy["created"])
-    assert accuracy["etam-edge"]
+    assert accuracy is not None
+    assert accuracy.passed is True
+    assert accuracy.thresholds == {"max_drop": 1.0, "min_iou": None}
+    assert accuracy.drop == 0
+    assert accuracy.reference_j_and_f == accuracy.candidate_j_and_f
+    assert accuracy.mean_iou == accuracy.smallest_iou == 1
+    runtime = "onnxruntime (cpu)"
+    assert accuracy.reference == ReferenceBundle(name="whole", identity=before.identity, runtime=runtime)
+    assert accuracy.runtime == runtime
+    assert [(clip.name, clip.frames) for clip in accuracy.clips] == [(NAME, FRAMES), ("other", FRAMES - 2)]
+    assert accuracy.candidate_not_finite == accuracy.score_flips["count"] == 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", accuracy.created)
+    assert accuracy.etam_edge
     [line] = [
         line for line in CliRunner().invoke(app, ["inspect", str(bundle)]).output.splitlines() if "accuracy" in line
     ]
@@ -191,15 +193,15 @@ def test_a_damaged_bundle_fails(kind: str, bundle: Path, damaged: Damager, bare:
     assert figures["verdict"]["passed"] is False
     assert figures["comparison"]["overall"]["worst"]["iou"] < 0.9
     assert figures["candidate"]["identity"] != figures["reference"]["identity"]
-    assert Bundle.load(damaged(kind)).manifest.accuracy["passed"] is False
+    assert Bundle.load(damaged(kind)).manifest.accuracy.passed is False
     # The same call passes with a bundle that is whole.
     assert run(bundle, bundle, bare, "--min-iou", 0.9, "--output", "out").exit_code == 0
 
 
 def test_a_drop_of_accuracy_fails(bundle: Path, damaged: Damager, tmp_path: Path) -> None:
     """What is true here is what the whole bundle answers: it has J&F 1, and the damaged one less."""
-    from etam_edge.calibration.check import run as follow
-    from etam_edge.clips.clip_set import find_clips
+    from etam_edge.evaluation.check import run as follow
+    from etam_edge.media.datasets import find_clips
     from etam_edge.runtimes import Tracker
 
     write_clip(tmp_path / "prompted", "clip", FRAMES)
@@ -223,7 +225,7 @@ def test_a_bundle_that_answers_nan_fails_whatever_is_allowed(
 ) -> None:
     result = run(damaged("nan"), bundle, clips, "--max-drop", 100, "--min-iou", 0)
     assert result.exit_code == 1, result.output
-    assert f"failed: the candidate answered NaN or infinity on {FRAMES - 1 + FRAMES - 3} frames" in result.output
+    assert f"failed: the candidate's outputs were NaN or infinite on {FRAMES - 1 + FRAMES - 3} frames" in result.output
     figures, page = report(Path("checks/nan-against-whole"))
     assert figures["comparison"]["candidate_not_finite"] == FRAMES - 1 + FRAMES - 3
     assert figures["comparison"]["candidate_latency"] is None
@@ -233,9 +235,11 @@ def test_a_bundle_that_answers_nan_fails_whatever_is_allowed(
 
 
 def test_without_true_masks_only_the_reference_counts(bundle: Path, bare: Path) -> None:
-    refused(run(bundle, bundle, bare, "--max-drop", 1), "--max-drop cannot be judged: the clip has no true masks")
+    refused(
+        run(bundle, bundle, bare, "--max-drop", 1), "--max-drop cannot be judged: the clip has no ground-truth masks"
+    )
     refused(run(bundle, bundle, bare, "--max-drop", 1, "--min-iou", 0.5), "--max-drop cannot be judged")
-    refused(run(bundle, bundle, bare), "hold the masks to the reference's with --min-iou")
+    refused(run(bundle, bundle, bare), "compare the masks with the reference's by --min-iou")
     assert not Path("checks").exists()
     result = run(bundle, bundle, bare, "--min-iou", 0.5)
     assert result.exit_code == 0, result.output
@@ -275,7 +279,7 @@ def test_one_clip_with_a_prompts_file(bundle: Path, tmp_path: Path) -> None:
     [clip] = figures["comparison"]["clips"]
     assert (clip["name"], clip["frames"]) == ("mine", 6)
     assert [(one["object_id"], one["prompt_frame"]) for one in clip["objects"]] == [(1, 0), (5, 2)]
-    refused(run(bundle, bundle, folder, "--min-iou", 1), "is one clip; say what to track in it with --prompts")
+    refused(run(bundle, bundle, folder, "--min-iou", 1), "is one clip; name the objects to track in it with --prompts")
     too_short = run(bundle, bundle, folder, "--prompts", prompts, "--min-iou", 1, "--max-frames", 3)
     refused(too_short, "clip mine has a prompt for frame 3, which its first 3 frames do not reach")
     entries[1]["box"] = [WIDTH, HEIGHT, WIDTH + 9, HEIGHT + 9]
@@ -290,10 +294,10 @@ def test_a_wrong_call_is_one_sentence(bundle: Path, clips: Path, tmp_path: Path)
     refused(run(bundle, bundle, nothing), f"there are no clips at {nothing}")
     nothing.mkdir()
     refused(run(bundle, bundle, nothing), "holds no clips")
-    refused(run(bundle, bundle, clips, "--max-drop", -1), "--max-drop -1 is no number of points")
-    refused(run(bundle, bundle, clips, "--max-drop", "nan"), "--max-drop nan is no number of points")
-    refused(run(bundle, bundle, clips, "--min-iou", 90), "--min-iou 90 is no IoU")
-    refused(run(bundle, bundle, clips, "--min-iou", "nan"), "--min-iou nan is no IoU")
+    refused(run(bundle, bundle, clips, "--max-drop", -1), "--max-drop -1 is not a number of points")
+    refused(run(bundle, bundle, clips, "--max-drop", "nan"), "--max-drop nan is not a number of points")
+    refused(run(bundle, bundle, clips, "--min-iou", 90), "--min-iou 90 is not an IoU")
+    refused(run(bundle, bundle, clips, "--min-iou", "nan"), "--min-iou nan is not an IoU")
     refused(run(bundle, bundle, clips, "--runtime", "fast"), "runtime 'fast' is not known")
     refused(run(bundle, bundle, clips, "--reference-runtime", "fast"), "--reference: runtime 'fast' is not known")
     refused(run(bundle, bundle, clips, "--reference-provider", "npu"), "--reference: provider 'npu' is not known")
@@ -303,7 +307,7 @@ def test_a_wrong_call_is_one_sentence(bundle: Path, clips: Path, tmp_path: Path)
     for option in ("--max-frames", "--threads"):
         assert run(bundle, bundle, clips, option, 0).exit_code == 2
     assert not Path("checks").exists()
-    assert Bundle.load(bundle).manifest.accuracy == {}
+    assert Bundle.load(bundle).manifest.accuracy is None
 
 
 def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
@@ -319,9 +323,9 @@ def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
     monkeypatch.setattr(Path, "write_text", read_only)
     result = run(bundle, bundle, bare, "--min-iou", 0.5)
     assert result.exit_code == 0, result.output
-    assert "warning: the bundle does not keep this verdict" in result.output
+    assert "warning: the verdict is not stored in the bundle" in result.output
     assert "Permission denied" in result.output
-    assert Bundle.load(bundle).manifest.accuracy == {}
+    assert Bundle.load(bundle).manifest.accuracy is None
     report(Path("checks/whole-against-whole"))
 
 
@@ -382,5 +386,5 @@ def test_fp16_is_rounded_on_a_cpu_unless_told_otherwise(bundle: Path, clips: Pat
         assert figures["candidate"]["name"] == "half"
         assert figures["comparison"]["candidate_latency"]["median"] > 0
         logits[option] = figures["comparison"]["overall"]["mean_iou"]
-    assert Bundle.load(half).manifest.accuracy["passed"]
+    assert Bundle.load(half).manifest.accuracy.passed
     assert logits["--round-fp16"] != logits["--no-round-fp16"]

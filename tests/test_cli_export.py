@@ -6,20 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import COMMAND_EXPORTS
-from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import Bundle
 from etam_edge.cli.app import app
-from etam_edge.spec import Pooling
+from etam_edge.spec import MODELS, Pooling
+from etam_edge_testing.goldens import seeded_state_dict
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import small_model, small_spec
 
 torch = pytest.importorskip("torch")
 
-VARIANT = COMMAND_EXPORTS[0]
+SMALL = small_spec(Pooling.NONE)
+OFFICIAL = "efficienttam_ti_512x512"
 CHAIR = Path(__file__).parent / "data" / "chair"
 
 
@@ -27,9 +30,33 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-@pytest.fixture
-def checkpoint(seeded_checkpoint: Path) -> Path:
-    return seeded_checkpoint
+@pytest.fixture(scope="module", params=[SMALL.name, pytest.param(OFFICIAL, marks=pytest.mark.full)])
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of the model that is exported: the small one as if it were an official variant, or an official variant."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, SMALL.name, SMALL)
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint file in the form of the published ones, with seeded weights, named after its model."""
+    path = tmp_path_factory.mktemp("checkpoint") / f"{variant}.pt"
+    if variant == SMALL.name:
+        weights = small_model(SMALL.pooling).state_dict()
+    else:
+        weights = {name: torch.from_numpy(value) for name, value in seeded_state_dict(variant, seed=11).items()}
+    torch.save({"model": weights}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def command_export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The bundle that `etam-edge export` writes without --model (the file is named after it), and its output."""
+    path = tmp_path_factory.mktemp("export") / "bundle"
+    result = run("export", "--checkpoint", checkpoint, "--output", path)
+    assert result.exit_code == 0, result.exception
+    return path, result
 
 
 @pytest.fixture
@@ -43,23 +70,23 @@ def test_export_says_how_close_it_is_and_what_comes_next(command_export: tuple[P
     assert f"next: etam-edge track {path}" in result.output
 
 
-def test_export_writes_a_whole_bundle(bundle: Path, checkpoint: Path) -> None:
+def test_export_writes_a_whole_bundle(bundle: Path, checkpoint: Path, variant: str) -> None:
     manifest = Bundle.load(bundle).manifest
-    assert manifest.model.name == VARIANT
+    assert manifest.model.name == variant
     assert manifest.precision == "fp32"
     assert manifest.approximation is None
-    assert manifest.checkpoint["name"] == checkpoint.name
-    assert len(manifest.checkpoint["sha256"]) == 64
+    assert manifest.checkpoint.name == checkpoint.name
+    assert len(manifest.checkpoint.sha256) == 64
 
 
-def test_inspect_tells_what_a_bundle_is(bundle: Path) -> None:
+def test_inspect_tells_what_a_bundle_is(bundle: Path, variant: str) -> None:
     result = run("inspect", bundle)
     assert result.exit_code == 0, result.exception
-    for text in (VARIANT, "fp32", "encode", "remember", "bank_keys", "image_features", "next: etam-edge track"):
+    for text in (variant, "fp32", "encode", "remember", "bank_keys", "image_features", "next: etam-edge track"):
         assert text in result.output
     fields = json.loads(run("inspect", bundle, "--json").stdout)
-    assert fields["model"]["name"] == VARIANT
-    refused(run("inspect", bundle / "graphs"), "is no bundle")
+    assert fields["model"]["name"] == variant
+    refused(run("inspect", bundle / "graphs"), "is not a bundle")
 
 
 def test_exported_bundle_tracks_a_video(bundle: Path, tmp_path: Path) -> None:
@@ -72,9 +99,11 @@ def test_exported_bundle_tracks_a_video(bundle: Path, tmp_path: Path) -> None:
     assert lines[0]["objects"][0]["object_score"] == 10.0
 
 
-def test_unpooled_variant_pooled_on_request_is_called_an_approximation(checkpoint: Path, tmp_path: Path) -> None:
+def test_unpooled_variant_pooled_on_request_is_called_an_approximation(
+    checkpoint: Path, variant: str, tmp_path: Path
+) -> None:
     options = ("--pool", "2x2", "--conditioning-frames", 3, "--max-points", 4)
-    result = run("export", "--model", VARIANT, "--checkpoint", checkpoint, *options, "--output", tmp_path / "b")
+    result = run("export", "--model", variant, "--checkpoint", checkpoint, *options, "--output", tmp_path / "b")
     assert result.exit_code == 0, result.exception
     manifest = Bundle.load(tmp_path / "b").manifest
     assert manifest.model.pooling is Pooling.SCORE_BIAS
@@ -85,13 +114,13 @@ def test_unpooled_variant_pooled_on_request_is_called_an_approximation(checkpoin
     assert "trained unpooled" in run("inspect", tmp_path / "b").output
 
 
-def test_wrong_calls_are_refused_before_any_work(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_wrong_calls_are_refused_before_any_work(bundle: Path, checkpoint: Path, variant: str, tmp_path: Path) -> None:
     here = ("--output", tmp_path / "b")
     refused(run("export", "--model", "efficienttam_xl", *here), "no model is named 'efficienttam_xl'")
     renamed = tmp_path / "mine.pt"
     os.link(checkpoint, renamed)
     refused(run("export", "--checkpoint", renamed, *here), "cannot be told from its name; add --model NAME")
-    refused(run("export", "--model", VARIANT, "--checkpoint", tmp_path / "no.pt", *here), "there is no checkpoint at")
+    refused(run("export", "--model", variant, "--checkpoint", tmp_path / "no.pt", *here), "there is no checkpoint at")
     refused(run("export", "--model", "efficienttam_ti_2", "--pool", "2x2", *here), "is pooled already")
     refused(run("export", "--checkpoint", checkpoint, "--output", bundle), "already holds a bundle; add --overwrite")
     refused(run("export", "--checkpoint", checkpoint, "--output", checkpoint), "is a file")
@@ -104,7 +133,7 @@ def test_wrong_calls_are_refused_before_any_work(bundle: Path, checkpoint: Path,
 def test_checkpoint_of_another_variant_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     refused(
         run("export", "--model", "efficienttam_s_512x512", "--checkpoint", checkpoint, "--output", tmp_path / "b"),
-        "--model efficienttam_s_512x512 expects ViT width 384",
+        "has ViT width 384",
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +142,7 @@ def test_graphs_that_answer_otherwise_are_not_written(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verification can fail: with two time codes swapped in the graphs, nothing is written."""
-    from etam_edge.exporters import static_memory
+    from etam_edge.exporters.graphs import static_memory
 
     table = static_memory.time_code_table
 
@@ -123,7 +152,7 @@ def test_graphs_that_answer_otherwise_are_not_written(
 
     monkeypatch.setattr(static_memory, "time_code_table", swapped)
     result = run("export", "--checkpoint", checkpoint, "--output", tmp_path / "b")
-    refused(result, "do not answer what the PyTorch model answers")
+    refused(result, "differ from those of the PyTorch model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,23 +18,15 @@ import pytest
 from typer.testing import CliRunner
 
 from etam_edge.benchmark import machine as machine_module
-from etam_edge.cli import doctor as doctor_module
+from etam_edge.benchmark import packages as packages_module
+from etam_edge.benchmark.machine import Machine, look_at_machine
+from etam_edge.benchmark.packages import PACKAGES, Installed, Package, look_up
 from etam_edge.cli.app import app
-from etam_edge.cli.doctor import (
-    CAN,
-    EXPORT_NEEDS,
-    PACKAGES,
-    Installed,
-    Machine,
-    Package,
-    judge,
-    look_at_machine,
-    look_up,
-    next_step,
-)
-from etam_edge.cli.models import SUGGESTED, parameter_count
 from etam_edge.exporters import checkpoints
 from etam_edge.spec import MODELS, NANO, OFFICIAL, ModelSpec, Pooling
+from etam_edge.workflows import doctor as doctor_module
+from etam_edge.workflows.doctor import CAN, EXPORT_NEEDS, judge, next_step
+from etam_edge.workflows.models import SUGGESTED, parameter_count
 
 
 def say(*arguments: str) -> str:
@@ -229,16 +221,16 @@ def test_a_version_is_held_to_what_the_package_requires(
 
 
 def test_minimum_versions_come_from_the_project_itself() -> None:
-    required = {"numpy", "pillow", "typer", "onnxruntime", "opencv", "matplotlib"}
-    required |= {"torch", "onnx", "onnxslim", "huggingface_hub", "tensorrt", "tensorrt_rtx", "pycuda"}
-    held = {package.name for package in PACKAGES if doctor_module._oldest_version(package)}
+    required = {"numpy", "pillow", "typer", "onnxruntime", "openvino", "opencv", "matplotlib"}
+    required |= {"torch", "onnx", "onnxslim", "onnx_ir", "huggingface_hub", "tensorrt", "tensorrt_rtx", "pycuda"}
+    held = {package.name for package in PACKAGES if packages_module._oldest_version(package)}
     assert held == required
 
 
 def test_install_lines_name_extras_that_exist() -> None:
     extras = metadata.metadata("etam-edge").get_all("Provides-Extra") or []
     named = {match for package in PACKAGES for match in re.findall(r"etam-edge\[(\w+)\]", package.install)}
-    assert named == {"onnxruntime", "video", "check", "export", "rtx"}
+    assert named == {"onnxruntime", "openvino", "video", "check", "export", "rtx"}
     assert named | {"all"} <= set(extras)
 
 
@@ -388,6 +380,7 @@ def machine_with(**changes: Any) -> Machine:
         system="Linux",
         python="3.10.12",
         cpu="CPU",
+        instruction_set="x86-64 AVX2",
         cores=4,
         memory=None,
         memory_available=None,
@@ -465,7 +458,7 @@ def test_nothing_is_there() -> None:
 def test_without_the_hub_client_export_needs_a_file() -> None:
     verdict = judge(machine_with(), packages_without("huggingface_hub"))["export"]
     assert verdict.able
-    assert "--checkpoint FILE" in verdict.reason
+    assert "only from a checkpoint file" in verdict.reason
 
 
 def test_a_package_with_a_problem_is_as_good_as_missing() -> None:

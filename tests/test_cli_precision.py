@@ -1,4 +1,4 @@
-"""`etam-edge export --precision`, `sensitivity` and the checks that follow, with trained weights on drawn frames."""
+"""Precisions made by `export` and `quantize`, `sensitivity` and `check`, with trained weights on drawn frames."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import refusals
-from davis import write_crossing
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import MANIFEST, Bundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.recipe import FP16, FP32, INT8, REGIONS
+from etam_edge_testing import refusals
+from etam_edge_testing.bundle_cache import cached_bundle
+from etam_edge_testing.davis import write_crossing
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 FRAMES = 22
+CPU = ("--float-precision", "fp32")
 
 
 def run(*arguments: object) -> Result:
@@ -50,9 +52,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("nano") / "fp32"
-    done("export", "--output", path)
-    return path
+    cached = cached_bundle("nano", lambda path: done("export", "--output", path))
+    return Path(shutil.copytree(cached, tmp_path_factory.mktemp("nano") / "fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +66,12 @@ def recording(fp32: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def int8(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("nano") / "int8"
-    output = done("export", "--precision", "int8", "--calibration", recording, "--rest", "fp32", "--output", path)
+    output = done("export", "--precision", "int8", "--calibration", recording, *CPU, "--output", path)
     assert (
         f"int8: {', '.join(('vit_windowed', 'vit_global', 'memory_layers', 'memory_scores', 'memory_keys'))}" in output
     )
     assert "calibrated on 22 frames of crossing" in output
-    assert "overflow audit" not in output, "nothing is fp16"
+    assert "fp16 range check" not in output, "nothing is fp16"
     assert f"next: etam-edge check {path}" in output
     return path
 
@@ -79,12 +80,12 @@ def test_fp16_needs_nothing_else_and_regions_can_be_overridden(clips: Path, fp32
     path = tmp_path / "fp16"
     region = ("--region", "memory_encoder=fp32", "--region", "mask_decoder=fp16")
     output = done("export", "--precision", "fp16", *region, "--output", path)
-    assert "overflow audit" in output
+    assert "fp16 range check" in output
     manifest = Bundle.load(path).manifest
     assert manifest.precision == FP16
     assert manifest.recipe.regions == {name: FP32 if name == "memory_encoder" else FP16 for name in REGIONS}
-    assert set(manifest.calibration["largest"]) == set(REGIONS)
-    assert [clip["name"] for clip in manifest.calibration["clips"]] == ["chair", "crossing"]
+    assert set(manifest.calibration.largest) == set(REGIONS)
+    assert [clip.name for clip in manifest.calibration.clips] == ["chair", "crossing"]
     shown = done("inspect", path)
     for name in REGIONS:
         assert name in shown
@@ -98,8 +99,30 @@ def test_int8_keeps_its_accuracy(int8: Path, fp32: Path, clips: Path, tmp_path: 
     assert "passed: J&F" in output
     manifest = Bundle.load(int8).manifest
     assert manifest.precision == INT8
-    assert manifest.calibration["left_float"] == []
-    assert manifest.calibration["samples"]["track"] == 12
+    assert manifest.calibration.left_float == []
+    assert manifest.calibration.samples["track"] == 12
+
+
+def test_quantize_makes_what_export_makes(int8: Path, fp32: Path, recording: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fp32-copy" / "int8"
+    output = done("quantize", fp32, "--calibration", recording, *CPU, "--output", path)
+    assert Bundle.load(path).identity == Bundle.load(int8).identity
+    assert "calibrated on 22 frames of crossing" in output
+    assert output.splitlines()[-1] == f"next: etam-edge check {path} --reference {fp32} --clips CLIPS"
+    again = ("quantize", fp32, "--calibration", recording, "--output", path)
+    refused("already holds a bundle; add --overwrite to replace it, or name another --output", *again)
+
+
+def test_former_name_of_float_precision_still_works(int8: Path, fp32: Path, recording: Path, tmp_path: Path) -> None:
+    path = tmp_path / "int8"
+    quiet = run("quantize", fp32, "--calibration", recording, "--rest", "fp32", "--output", path, "--quiet")
+    assert quiet.exit_code == 0, quiet.exception
+    assert quiet.stderr == (
+        "warning: --rest is now called --float-precision; the old name will be removed in the next release\n"
+    )
+    assert "next:" not in quiet.stdout
+    assert Bundle.load(path).identity == Bundle.load(int8).identity
+    assert "--rest" not in run("quantize", "--help").output
 
 
 def scale_activation(model: onnx.ModelProto) -> None:
@@ -147,7 +170,7 @@ def test_a_damaged_bundle_fails_the_check(
     result = run("check", damaged.path, "--reference", fp32, "--clips", clips, *thresholds, "--output", tmp_path / "c")
     assert result.exit_code == 1, result.output
     assert "failed:" in result.output
-    assert Bundle.load(damaged.path).manifest.accuracy["passed"] is False
+    assert Bundle.load(damaged.path).manifest.accuracy.passed is False
 
 
 def test_sensitivity_ranks_regions_in_a_table_and_a_plot(
@@ -176,7 +199,7 @@ def test_sensitivity_ranks_regions_in_a_table_and_a_plot(
 
 def test_mixed_keeps_regions_within_the_budget(recording: Path, clips: Path, tmp_path: Path) -> None:
     path = tmp_path / "mixed"
-    given = ("--calibration", recording, "--clips", clips, "--rest", "fp32")
+    given = ("--calibration", recording, "--clips", clips, *CPU)
     fixed = [
         part
         for name in ("neck", "memory_encoder", "memory_scores", "memory_keys")
@@ -187,10 +210,10 @@ def test_mixed_keeps_regions_within_the_budget(recording: Path, clips: Path, tmp
     manifest = Bundle.load(path).manifest
     assert manifest.precision == "mixed"
     assert set(manifest.recipe.int8_regions) <= {"vit_windowed", "vit_global", "memory_layers"}
-    trial = manifest.calibration["trials"][-1]
+    trial = manifest.calibration.trials[-1]
     assert set(trial["regions"]) == set(manifest.recipe.int8_regions)
     assert trial["drop"] <= 1
-    assert len(manifest.calibration["sensitivity"]) == 3
+    assert len(manifest.calibration.sensitivity) == 3
 
 
 def test_wrong_calls_are_refused_before_any_work(
@@ -205,9 +228,9 @@ def test_wrong_calls_are_refused_before_any_work(
     refused(
         "there is nothing at --calibration", "export", "--precision", "int8", "--calibration", tmp_path / "no", *here
     )
-    refused("--prompts says what to track", "export", "--precision", "fp16", "--prompts", tmp_path / "p.json", *here)
+    refused("--prompts names what to track", "export", "--precision", "fp16", "--prompts", tmp_path / "p.json", *here)
     mixed = ("export", "--precision", "mixed", "--calibration", clips, *here)
-    refused("is no number of points", *mixed, "--max-drop", "nan")
+    refused("is not a number of points", *mixed, "--max-drop", "nan")
     short = tmp_path / "short"
     shutil.copytree(clips, short)
     for file in sorted((short / "JPEGImages" / "crossing").iterdir())[9:]:
@@ -217,8 +240,8 @@ def test_wrong_calls_are_refused_before_any_work(
         (short / "Annotations" / "crossing" / file.name).unlink(missing_ok=True)
     shutil.copytree(clips / "JPEGImages", short / "JPEGImages", dirs_exist_ok=True)
     untrue = ("export", "--precision", "mixed", "--calibration", short, *here)
-    refused("none of the clips has true masks", *untrue)
-    refused("a recording holds no clips to judge mixed on", *untrue[:4], recording, *here)
+    refused("none of the clips has ground-truth masks", *untrue)
+    refused("a recording has no clips to measure the drop of J&F on", *untrue[:4], recording, *here)
     refused("is int8; record with an fp32 bundle", "record", int8, clips, "--output", tmp_path / "r")
     refused("no region is named 'brain'", "sensitivity", fp32, "--clips", clips, "--region", "brain")
     refused("there are no clips at", "sensitivity", fp32, "--clips", tmp_path / "none")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,13 @@ import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
-from refusals import refused
-from small import clip_frame
 from typer.testing import CliRunner, Result
 
 from etam_edge import Prompt, Session, Tracker
 from etam_edge.cli.app import app
 from etam_edge.spec import Pooling
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 
@@ -211,7 +214,7 @@ def test_frames_after_the_last_one_wanted_are_not_read(bundle: str, folder: Path
 
 
 def test_names_in_any_script_are_ordered(tmp_path: Path) -> None:
-    from etam_edge.clips.sources import open_source
+    from etam_edge.media.sources import open_source
 
     for name in ("10.png", "9.png", "1²2.png", "b1.JPG", ".hidden.png"):
         Image.fromarray(np.zeros((4, 6, 3), dtype=np.uint8)).save(tmp_path / name)
@@ -327,7 +330,7 @@ WRONG_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "mixed": (("--prompts", "x.json", "--point", "1,2"), "cannot be mixed"),
     "mask and box": (("--mask", "x.png", "--box", "1,2,3,4"), "cannot be mixed"),
     "runtime": (("--point", "75,60", "--runtime", "nonsense"), "runtime 'nonsense' is not known"),
-    "not mp4": (("--point", "75,60", "--output", "v.avi"), "is no .mp4 file"),
+    "not mp4": (("--point", "75,60", "--output", "v.avi"), "is not an .mp4 file"),
 }
 
 
@@ -360,7 +363,7 @@ def test_masks_with_soft_edges_are_refused(bundle: str, folder: Path, tmp_path: 
 
 
 def test_dark_colours_and_sixteen_bits_mark_and_transparency_does_not(tmp_path: Path) -> None:
-    from etam_edge.clips.prompts import read_masks
+    from etam_edge.media.prompt_files import read_masks
 
     inside = np.zeros((8, 9), dtype=bool)
     inside[2:5, 3:7] = True
@@ -452,11 +455,30 @@ def test_output_that_cannot_be_written_is_refused(bundle: str, folder: Path, tmp
     (tmp_path / "folder.jsonl").mkdir()
     refused(run(bundle, folder, *CLICK, "--scores", tmp_path / "folder.jsonl"), "is a folder")
     assert (tmp_path / "file").read_text() == "x"
+    (tmp_path / "null.mp4").symlink_to("/dev/null")
+    refused(run(bundle, folder, *CLICK, "--output", tmp_path / "null.mp4"), "not a regular file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_scores_can_be_read_from_a_pipe_and_links_stay(bundle: str, folder: Path, tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.jsonl"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "scores.jsonl")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.extend(pipe.read_text().splitlines()), daemon=True)
+    reader.start()
+    assert run(bundle, folder, *CLICK, "--scores", pipe).exit_code == 0
+    reader.join(timeout=60)
+    assert len(read) == FRAMES
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert run(bundle, folder, *CLICK, "--scores", link).exit_code == 0
+    assert link.is_symlink()
+    assert (tmp_path / "scores.jsonl").read_text().splitlines() == read
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_full_disk_is_one_sentence(bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from etam_edge.cli import outputs
+    from etam_edge.media import sinks as outputs
 
     class FullDisk(outputs.ScoreLines):
         def __init__(self, path: Path) -> None:
@@ -474,7 +496,7 @@ def test_output_that_fails_takes_no_other_with_it(
     bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cv2")
-    from etam_edge.cli import outputs
+    from etam_edge.media import sinks as outputs
 
     class FullLater:
         def __init__(self, file: Any) -> None:
@@ -555,7 +577,7 @@ def test_interrupt_while_writing_waits_until_the_frame_is_everywhere(
     moment: str, bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("cv2")
-    from etam_edge.cli import outputs
+    from etam_edge.media import sinks as outputs
 
     original = getattr(outputs.OverlayVideo, moment)
     calls = []
@@ -608,22 +630,22 @@ def test_frames_without_any_object_in_sight_are_counted(
     monkeypatch.setattr(Session, "track", hidden)
     late = write_prompts(tmp_path / "p.json", [{**POINT, "frame": 3}])
     result = run(bundle, folder, *CLICK, "--scores", tmp_path / "s.jsonl")
-    assert "all out of sight on 3" in result.output
+    assert "none visible on 3 frames" in result.output
     visible = [json.loads(line)["objects"][0]["visible"] for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [index for index, seen in enumerate(visible) if not seen] == [2, 3, 7]
-    # Frames before the first prompt have no object that could be out of sight.
-    assert "all out of sight on 2" in run(bundle, folder, "--prompts", late, "--scores", tmp_path / "s.jsonl").output
+    # Frames before the first prompt have no object that could be invisible.
+    assert "none visible on 2 frames" in run(bundle, folder, "--prompts", late, "--scores", tmp_path / "s.jsonl").output
 
 
 def test_overlay_colours_the_mask_and_nothing_far_from_it() -> None:
     cv2 = pytest.importorskip("cv2")
-    from etam_edge.clips.overlay import FILL, colour, overlay
+    from etam_edge.media.overlay import FILL, colour, draw_masks
 
     pixels = np.full((200, 300, 3), 100, dtype=np.uint8)
     masks = np.zeros((3, 200, 300), dtype=bool)
     masks[0, 20:100, 30:130] = True
-    masks[1, 120:180, 200:290] = True  # the third is empty: out of sight
-    drawn = overlay(cv2, pixels, (1, 2, 9), masks)
+    masks[1, 120:180, 200:290] = True  # the third is empty: not visible
+    drawn = draw_masks(cv2, pixels, (1, 2, 9), masks)
     for object_id, place in ((1, (30, 40)), (2, (130, 210))):
         wanted = (1 - FILL) * 100 + FILL * colour(object_id)
         np.testing.assert_allclose(drawn[place], wanted, atol=1)
@@ -638,8 +660,8 @@ def test_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_overlap_goes_to_the_higher_score(tmp_path: Path) -> None:
-    from etam_edge.cli.outputs import MaskFolder
-    from etam_edge.clips.sources import NamedFrame
+    from etam_edge.media.sinks import MaskFolder
+    from etam_edge.media.sources import NamedFrame
     from etam_edge.runtimes.types import FrameResult
 
     masks = np.zeros((2, 4, 4), dtype=bool)
@@ -652,7 +674,7 @@ def test_overlap_goes_to_the_higher_score(tmp_path: Path) -> None:
 
 
 def test_palette_is_that_of_davis() -> None:
-    from etam_edge.cli.outputs import PALETTE
+    from etam_edge.media.sinks import PALETTE
 
     known = {
         0: (0, 0, 0),

@@ -1,4 +1,4 @@
-"""What only a GPU can tell: engines that TensorRT built on it, against ONNX Runtime, a golden and true masks.
+"""What only a GPU can tell: engines that TensorRT built on it, against ONNX Runtime, a golden and ground-truth masks.
 
 Every test runs twice. On the GPU it is marked `gpu`, and skipped with a reason where there is none. On the simulated
 GPU it may be shorter, and says only that the test itself works: engines are ONNX Runtime there, rounding fp16 as a GPU
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +17,37 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BundleMaker, SmallBundleMaker
-from davis import write_clip, write_crossing
-from golden_runs import Answers, session_answers
-from goldens import GOLDENS, Golden
-from simulated import MAGIC, ILogger, SimulatedCuda, SimulatedEngine, simulated_tensorrt
-from small import clip_frame
 from typer.testing import CliRunner
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
-from etam_edge.clips import crossing
-from etam_edge.cuda.open import open_cuda
-from etam_edge.cuda.tensorrt_module import import_tensorrt
-from etam_edge.engines import TENSORRT
 from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.media import crossing
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
+from etam_edge.runtimes.backends.cuda.open import open_cuda
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import write_clip, write_crossing
+from etam_edge_testing.golden_runs import ScenarioOutputs, session_outputs
+from etam_edge_testing.goldens import GOLDENS, Golden
+from etam_edge_testing.simulated import MAGIC, ILogger, SimulatedCuda, SimulatedEngine, simulated_tensorrt
+from etam_edge_testing.small import clip_frame
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from gpu_figures import used_memory  # noqa: E402
-
+from benchmarks.gpu_figures import used_memory  # noqa: E402
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
-from etam_edge.clips.clip_set import find_clips  # noqa: E402
+from etam_edge.exporters.passes.round_to_float16 import round_to_float16  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle  # noqa: E402
-from etam_edge.exporters.rounding import rounded  # noqa: E402
-from etam_edge.exporters.tensorrt_builder import BuildOptions, Built  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import BuildOptions, Built  # noqa: E402
+from etam_edge.media.datasets import find_clips  # noqa: E402
 
 MAX_OBJECTS = 3
 CLIP_FRAMES = 22
@@ -113,13 +110,16 @@ def _simulate(cuda: SimulatedCuda, patch: pytest.MonkeyPatch) -> None:
 
     def build_engine(trt: Any, graph: Path, signature: Any, options: BuildOptions, *_: Any) -> Built:
         header = json.dumps({"name": graph.stem, "max_objects": options.max_objects}).encode()
-        return Built(MAGIC + header + b"\n" + rounded(onnx.load(graph)).SerializeToString(), b"", ())
+        return Built(MAGIC + header + b"\n" + round_to_float16(onnx.load(graph)).model.SerializeToString(), b"", ())
 
-    patch.setattr("etam_edge.exporters.engine_set.build_engine", build_engine)
-    for module in ("etam_edge.cuda.tensorrt_module", "etam_edge.runtimes.tensorrt_engine"):
-        patch.setattr(f"{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
-    for module in ("etam_edge.cuda.open", "etam_edge.runtimes.tensorrt_engine"):
-        patch.setattr(f"{module}.open_cuda", lambda: cuda)
+    patch.setattr("etam_edge.exporters.tensorrt.engine_set.build_engine", build_engine)
+    for module in (
+        "etam_edge.runtimes.backends.tensorrt.tensorrt_module",
+        "etam_edge.runtimes.backends.tensorrt.backend",
+    ):
+        patch.setattr(f"etam_edge.runtimes.backends.tensorrt.{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
+    for module in ("etam_edge.runtimes.backends.cuda.open", "etam_edge.runtimes.backends.tensorrt.backend"):
+        patch.setattr(f"{module}.open_cuda", lambda index=0: cuda)
 
 
 @pytest.fixture(scope="module")
@@ -228,13 +228,13 @@ def test_fp16_engine_keeps_a_golden(seeded_bundle: BundleMaker, build: Build, tm
     [golden] = [golden for golden in GOLDENS if golden.id == "efficienttam_ti_512x512.seed11.point"]
     source = Bundle.load(seeded_bundle(*golden.weights_id))
     half = derive_bundle(source, tmp_path / "fp16", Recipe.default(FP16), FP16, {})
-    error, agreement = golden_difference(golden, session_answers(golden, Tracker.load(build(half.path), "tensorrt")))
+    error, agreement = golden_difference(golden, session_outputs(golden, Tracker.load(build(half.path), "tensorrt")))
     print(f"{golden.id}: logit error up to {error:.2g}, mask agreement down to {agreement:.4f}")
     assert error <= GOLDEN_ERROR
     assert agreement >= MASK_AGREEMENT[FP16]
 
 
-def golden_difference(golden: Golden, answers: Answers) -> tuple[float, float]:
+def golden_difference(golden: Golden, answers: ScenarioOutputs) -> tuple[float, float]:
     """Largest relative error of mask logits and smallest agreement of masks, over objects and frames."""
     errors, agreements = [], []
     with np.load(golden.path) as arrays:
@@ -270,7 +270,7 @@ def test_device_memory_is_constant(machine: Machine, build: Build, nano: dict[st
     gc.collect()  # what other tests left must not go meanwhile
     tracker = Tracker.load(path, "tensorrt")
     session = tracker.start_session(max_objects=2)
-    device: Any = tracker.engine.device
+    device: Any = tracker.backend.device
     used = []
     for index in range(frames + 1):
         prompts = {number: Prompt(mask=mask) for number, mask in enumerate(masks[0], 1)} if index == 0 else None

@@ -1,9 +1,8 @@
-"""examples/gpu_figures.py as far as it goes without a GPU: what it measures, on a simulated one, and what it prints."""
+"""benchmarks/gpu_figures.py without a GPU: what it measures on a simulated one, and what it prints."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import PREBUILT, clip_frame, small_model
 
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import MANIFEST, Bundle
-from etam_edge.cuda.tensorrt_module import builder_here
-from etam_edge.engines import TENSORRT
+from etam_edge.bundle.engines import TENSORRT
 from etam_edge.errors import InputError, RuntimeUnavailableError
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
+from etam_edge_testing.simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import PREBUILT, clip_frame, small_model
 
 pytest.importorskip("onnxruntime")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-import gpu_figures
-from gpu_figures import STAGES, EngineFollower, TorchFollower
+from benchmarks import gpu_figures
+from benchmarks.gpu_figures import STAGES, EngineRunner, TorchRunner
 
 WIDTH, HEIGHT = 160, 120
 FRAMES = [clip_frame(index, HEIGHT, WIDTH) for index in range(4)]
@@ -45,29 +43,29 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
 def make_tracker(cuda: SimulatedCuda, small_bundle: SmallBundleMaker, tmp_path: Path) -> TrackerMaker:
     bundle = Bundle.load(small_bundle(Pooling.SCORE_BIAS)).copy_to(tmp_path / "robot")
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
-    return lambda: Tracker(bundle, TensorRTEngine(bundle, cuda, trt))
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu))
+    return lambda: Tracker(bundle, TensorRTBackend(bundle, cuda, trt))
 
 
 def test_whole_frames_of_engines(make_tracker: TrackerMaker) -> None:
-    followers = {name: EngineFollower(make_tracker()) for name in ("fp16", "int8")}
-    times = gpu_figures.whole_frames(followers, FRAMES, COUNT)
+    runners = {name: EngineRunner(make_tracker()) for name in ("fp16", "int8")}
+    times = gpu_figures.whole_frames(runners, FRAMES, COUNT)
     assert {name: len(values) for name, values in times.items()} == {"fp16": COUNT, "int8": COUNT}
     assert min(min(values) for values in times.values()) > 0
-    for follower in followers.values():
-        follower.close()
+    for runner in runners.values():
+        runner.close()
 
 
 def test_stages_add_up_and_change_no_answer(make_tracker: TrackerMaker) -> None:
-    """Every counted frame has every stage once; a staged follower draws the mask that a session does."""
-    follower = EngineFollower(make_tracker(), staged=True)
-    parts = gpu_figures.stages({"fp16": follower}, FRAMES, COUNT)
+    """Every counted frame has every stage once; a staged runner draws the mask that a session does."""
+    runner = EngineRunner(make_tracker(), staged=True)
+    parts = gpu_figures.stages({"fp16": runner}, FRAMES, COUNT)
     assert {stage: len(values) for stage, values in parts["fp16"].items()} == dict.fromkeys(STAGES, COUNT)
     assert all(value > 0 for values in parts["fp16"].values() for value in values)
 
     session = make_tracker().start_session(max_objects=1)
     click = Prompt(points=[(0.25 * WIDTH, 0.6 * HEIGHT)], labels=[1])
-    again = EngineFollower(make_tracker(), staged=True)
+    again = EngineRunner(make_tracker(), staged=True)
     for index, frame in enumerate(FRAMES):
         wanted = session.track(frame, prompts={1: click} if index == 0 else None).masks[0]
         assert again.clock is not None
@@ -78,10 +76,10 @@ def test_stages_add_up_and_change_no_answer(make_tracker: TrackerMaker) -> None:
 def test_memory_is_counted_from_before_loading(cuda: SimulatedCuda, make_tracker: TrackerMaker) -> None:
     other = cuda.allocate(12345)
     found = gpu_figures.memory(
-        lambda: EngineFollower(make_tracker()), FRAMES, lambda: sum(cuda.allocations.values()), at=(2, 6)
+        lambda: EngineRunner(make_tracker()), FRAMES, lambda: sum(cuda.allocations.values()), at=(2, 6)
     )
     assert found[0] == found[1] > 0
-    assert list(cuda.allocations) == [other], "a follower that was closed holds memory"
+    assert list(cuda.allocations) == [other], "a runner that was closed holds memory"
 
 
 def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -> None:
@@ -100,7 +98,7 @@ def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -
         return call
 
     model = small_model(Pooling.SCORE_BIAS)
-    eager, wrapped = (TorchFollower(model, "cpu", compiled=how, staged=how is not None) for how in (None, compiled))
+    eager, wrapped = (TorchRunner(model, "cpu", compiled=how, staged=how is not None) for how in (None, compiled))
     session = make_tracker().start_session(max_objects=1)
     click = Prompt(points=[(0.25 * WIDTH, 0.6 * HEIGHT)], labels=[1])
     for index in range(18):
@@ -109,7 +107,7 @@ def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -
             assert wrapped.clock is not None
             wrapped.clock.begin()
             called.clear()
-        masks = [follower.step(frame, prompted=index == 0) for follower in (eager, wrapped)]
+        masks = [runner.step(frame, prompted=index == 0) for runner in (eager, wrapped)]
         np.testing.assert_array_equal(masks[0], masks[1])
         wanted = session.track(frame, prompts={1: click} if index == 0 else None).masks[0]
         assert masks[0].shape == wanted.shape == (HEIGHT, WIDTH)
@@ -117,9 +115,9 @@ def test_pytorch_model_answers_what_the_engines_do(make_tracker: TrackerMaker) -
     assert called == ["encode", "condition", "segment", "remember"]
     assert wrapped.clock is not None
     assert {len(values) for values in wrapped.clock.times.values()} == {1}
-    for follower in (eager, wrapped):
-        follower.wait()
-        follower.close()
+    for runner in (eager, wrapped):
+        runner.wait()
+        runner.close()
 
 
 def test_tables() -> None:
@@ -150,13 +148,13 @@ def test_everything_but_the_gpu(
     trt = simulated_tensorrt(cuda)
 
     def build(path: Path) -> None:
-        write_simulated_engines(Bundle.load(path), builder_here(TENSORRT, trt, cuda.gpu))
+        write_simulated_engines(Bundle.load(path), platform_here(TENSORRT, trt, cuda.gpu))
 
     monkeypatch.setattr(gpu_figures, "EARLY", 2)
     monkeypatch.setattr(gpu_figures, "build", build)
     monkeypatch.setattr(gpu_figures, "used_memory", lambda cuda: sum(cuda.allocations.values()))
-    for module in ("gpu_figures", "etam_edge.runtimes.tensorrt_engine"):
-        monkeypatch.setattr(f"{module}.open_cuda", lambda: cuda)
+    for module in ("benchmarks.gpu_figures", "etam_edge.runtimes.backends.tensorrt.backend"):
+        monkeypatch.setattr(f"{module}.open_cuda", lambda index=0: cuda)
         monkeypatch.setattr(f"{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
     given = [part for path in paths for part in ("--bundle", str(path))]
     small = ["--frames", "2", "--memory-frames", "3", "--size", f"{WIDTH}x{HEIGHT}"]

@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 from onnx import TensorProto, helper  # noqa: E402
 
 from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle  # noqa: E402
-from etam_edge.exporters.onnx_graphs import OPSET, static_problems  # noqa: E402
+from etam_edge.exporters.graphs.tracing import OPSET  # noqa: E402
+from etam_edge.exporters.passes.check_static import static_problems  # noqa: E402
 from etam_edge.spec import Pooling  # noqa: E402
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small import small_spec
 
 from etam_edge.runtimes.memory import ObjectMemory
 from etam_edge.spec import EMPTY_BIAS, UNPOOLED_SLOTS, GraphSizes, ModelSpec, Pooling
+from etam_edge_testing.small import small_spec
 
 
 class Stream:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etam_edge.calibration.metrics import boundary, boundary_measure, evaluated_mean, region_similarity
 from etam_edge.errors import InputError
+from etam_edge.evaluation.metrics import boundary, boundary_measure, evaluated_mean, region_similarity
 
 pytest.importorskip("cv2")
 

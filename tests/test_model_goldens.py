@@ -1,17 +1,19 @@
-"""The PyTorch model answers what the reference answered, on equal weights."""
+"""The PyTorch model reproduces the outputs of the reference, on equal weights."""
 
 from __future__ import annotations
 
 import pytest
-from golden_runs import model_answers, seeded_model
-from goldens import GOLDENS, Comparison, Golden
+from conftest import golden_parameters
+
+from etam_edge_testing.golden_runs import model_outputs, seeded_model
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.id)
+@pytest.mark.parametrize("golden", golden_parameters(GOLDENS))
 def test_model_reproduces_golden(golden: Golden) -> None:
     comparison = Comparison(golden)
-    comparison.check(model_answers(golden, seeded_model(*golden.weights_id)))
+    comparison.check(model_outputs(golden, seeded_model(*golden.weights_id)))
     print(comparison.row())
     assert not comparison.failures

@@ -1,4 +1,4 @@
-"""End to end with trained weights: real and drawn frames, true masks, and what a broken memory would do to them.
+"""End to end with trained weights: real and drawn frames, ground truth, and what a broken memory would do to them.
 
 The floors are the figures of the packaged weights (etam_edge/weights/MODEL_CARD.md) less a margin for other processors.
 """

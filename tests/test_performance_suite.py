@@ -1,4 +1,4 @@
-"""examples/performance on a small model: what it computes and says, not how long anything takes."""
+"""benchmarks on a small model: what it computes and says, not how long anything takes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
 from PIL import Image
-from small import PREBUILT, small_model, small_spec
 
+from etam_edge.benchmark import matrix_speed
 from etam_edge.benchmark.result import ratio
-from etam_edge.errors import EtamError, InputError
-from etam_edge.runtimes import cpu_rewrites
+from etam_edge.errors import EtamError, InputError, RuntimeUnavailableError
+from etam_edge.runtimes.backends.onnxruntime import cpu_rewrites
 from etam_edge.spec import MODELS, Pooling
+from etam_edge_testing.small import PREBUILT, small_model, small_spec
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -28,31 +30,32 @@ onnx = pytest.importorskip("onnx")
 if PREBUILT:
     pytest.skip("the bundles' model is not of this run", allow_module_level=True)
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-from performance import (  # noqa: E402
+from benchmarks import (  # noqa: E402
+    bench_alternatives,
+    bench_kernels,
+    bench_objects,
+    bench_profile,
+    bench_start,
+    bench_streams,
+    bench_threads,
+    bench_tricks,
     bundles,
-    contenders,
-    part_arithmetic,
-    part_kernels,
-    part_objects,
-    part_profile,
-    part_start,
-    part_streams,
-    part_tricks,
-    turns,
+    candidates,
+    reference,
 )
-from performance.command import main  # noqa: E402
-from performance.followers import ModelFollower  # noqa: E402
-from performance.plain_follower import PlainFollower, fill_memory  # noqa: E402
-from performance.plain_graphs import export_plain  # noqa: E402
-from performance.scene import Scene, make_scene  # noqa: E402
-from performance.session_options import load_without  # noqa: E402
-from performance.turns import Follower, order, take_turns  # noqa: E402
-
+from benchmarks import interleave as interleaving  # noqa: E402
+from benchmarks.command import main  # noqa: E402
+from benchmarks.interleave import Runner, interleave, order  # noqa: E402
+from benchmarks.plain_graphs import export_plain  # noqa: E402
+from benchmarks.plain_runner import PlainRunner, fill_memory  # noqa: E402
+from benchmarks.reference import compile_parts  # noqa: E402
+from benchmarks.runners import ModelRunner  # noqa: E402
+from benchmarks.scene import Scene, make_scene  # noqa: E402
+from benchmarks.session_options import load_with  # noqa: E402
+from etam_edge.exporters.arithmetic import operations  # noqa: E402
 from etam_edge.model import EfficientTAM, ReferenceTracker  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 NAME = "small-score_bias"
 WARM_UP, FRAMES = 17, 3
 FILES = ["performance.json", "performance.md"]
@@ -69,10 +72,12 @@ def small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
         return {key: value.numpy() for key, value in model.state_dict().items()}
 
     monkeypatch.setattr(bundles, "seeded_weights", weights)
-    monkeypatch.setattr(turns, "REST", 0.0)
-    monkeypatch.setattr(part_objects, "MODELS", (NAME,))
-    monkeypatch.setattr(part_streams, "PAIRS", 6)
-    for part in (part_streams, part_start):
+    monkeypatch.setattr(interleaving, "REST", 0.0)
+    monkeypatch.setattr(matrix_speed, "SIDE", 64)
+    monkeypatch.setattr(bench_threads, "LOADS", (0, 1))
+    monkeypatch.setattr(bench_objects, "MODELS", (NAME,))
+    monkeypatch.setattr(bench_streams, "PAIRS", 6)
+    for part in (bench_streams, bench_start):
         monkeypatch.setattr(part, "MODEL", NAME)
 
 
@@ -97,7 +102,7 @@ def run(output: Path, *arguments: str, models: str = NAME) -> dict[str, Any]:
 
 
 class Fixed:
-    """A follower that takes as many seconds as it is told and always answers the same."""
+    """A runner that takes as many seconds as it is told and always answers the same."""
 
     def __init__(self, clock: list[float], seconds: list[float], logits: np.ndarray) -> None:
         self._clock, self._seconds, self._logits = clock, seconds, logits
@@ -113,8 +118,8 @@ def test_ratios_come_from_the_times() -> None:
     clock, logits = [0.0], np.full((4, 4), 2.0, dtype=np.float32)
     random = np.random.default_rng(5)
     spent = {name: list(random.uniform(low, 2 * low, 30)) for name, low in (("slow", 2.0), ("fast", 1.0))}
-    followers: dict[str, Follower] = {name: Fixed(clock, taken, logits) for name, taken in spent.items()}
-    slow, fast = take_turns(followers, 10, 20, clock=lambda: clock[0])
+    runners: dict[str, Runner] = {name: Fixed(clock, taken, logits) for name, taken in spent.items()}
+    slow, fast = interleave(runners, 10, 20, clock=lambda: clock[0])
     assert slow.ratio is None
     assert slow.agreement is None
     assert fast.milliseconds == pytest.approx([1e3 * seconds for seconds in spent["fast"]])
@@ -145,16 +150,16 @@ def test_plain_export_answers_what_the_model_does(tmp_path: Path) -> None:
     model = small_model(Pooling.NONE)
     scene = make_scene(model.spec.image_size, tmp_path / "frames")
     paths, start = export_plain(model, tmp_path / "plain"), fill_memory(model, scene)
-    followers: dict[str, Follower] = {
-        "model": ModelFollower(model, scene),
-        "plain": PlainFollower(paths, start, scene, 1, spinning=False),
-        "spinning": PlainFollower(paths, start, scene, 1, spinning=True),
+    runners: dict[str, Runner] = {
+        "model": ModelRunner(model, scene),
+        "plain": PlainRunner(paths, start, scene, 1),
+        "spinning": PlainRunner(paths, start, scene, 1, spinning="always"),
     }
-    for entry in take_turns(followers, WARM_UP, 9)[1:]:
+    for entry in interleave(runners, WARM_UP, 9)[1:]:
         assert entry.agreement is not None
         assert entry.agreement.mean_iou > 0.999
         assert entry.agreement.relative_error < 1e-4
-        assert followers[entry.name].masks.shape == (1, 128, 128)  # type: ignore[attr-defined]
+        assert runners[entry.name].masks.shape == (1, 128, 128)  # type: ignore[attr-defined]
 
 
 # --- the reference ---
@@ -219,7 +224,7 @@ def test_beside_the_reference(
     output = tmp_path / "out"
     given = ["--only", "reference", "--reference", str(checkout), "--bundles", str(ready)]
     chosen = ["reference", "plain-spinning", "plain", "fp32"]
-    content = run(output, *given, "--contenders", *chosen, "--also", f"again={ready}")
+    content = run(output, *given, "--candidates", *chosen, "--also", f"again={ready}")
     entries = {entry["name"]: entry for entry in content["parts"]["reference"][NAME]}
     assert list(entries) == [*chosen, "again"]
     base = entries["reference"]["milliseconds"][WARM_UP:]
@@ -246,11 +251,81 @@ def test_beside_the_reference(
     assert content["OMP_WAIT_POLICY"]
     assert content["noise"]["pace_before"] > 0
 
-    # A contender that draws something else is told, however fast it is.
+    # A candidate that draws something else is told, however fast it is.
     monkeypatch.setattr(sys.modules[__name__], "SIGN", -1.0)
-    content = run(tmp_path / "other", *given, "--contenders", "reference", "fp32")
+    content = run(tmp_path / "other", *given, "--candidates", "reference", "fp32")
     assert capsys.readouterr().out.count("**other masks**, 0.0000") == 1
-    assert f"{NAME}: fp32 answers other masks than reference" in " ".join(content["warnings"])
+    assert f"{NAME}: fp32 gives other masks than reference" in " ".join(content["warnings"])
+
+
+def test_on_a_busy_machine(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], checkout: Path) -> None:
+    given = ["--reference", str(checkout), "--bundles", str(ready), "--candidates", "reference", "fp32"]
+    content = run(tmp_path / "out", "--only", "reference", *given, "--busy", "1")
+    found = content["parts"]["reference"]
+    quiet, busy = found[NAME], found[f"{NAME}, busy"]
+    assert [entry["name"] for entry in quiet] == [entry["name"] for entry in busy] == ["reference", "fp32"]
+    assert all(len(entry["milliseconds"]) == FRAMES for entry in busy)
+    assert busy[1]["agreement"]["mean_iou"] > 0.999, "the streams went on where they were"
+    assert content["busy"]["processes"] == 1
+    share = found[f"{NAME}, share of matrix speed"]["candidates"]["fp32"]
+    assert share["gflops"] > 0
+    assert share["matrix_gflops"] > 0
+    said = capsys.readouterr().out
+    assert "*busy*: 1 processes beside" in said
+    assert "a frame multiplies" in said
+
+    assert main(["--only", "threads", "--busy", "-1", "--models", NAME]) == 2
+    assert "-1 busy processes are not possible" in capsys.readouterr().err
+
+
+def test_threads_at_several_loads(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["fp32", "fp32-spinning-while-running", "fp32-spinning", "fp32-one-thread"]
+    content = run(tmp_path / "out", "--only", "threads", "--bundles", str(ready), "--candidates", *chosen)
+    found = content["parts"]["threads"][NAME]
+    assert list(found) == ["0", "1"]
+    assert all([entry["name"] for entry in entries] == chosen for entries in found.values())
+    assert [len(found[load][0]["milliseconds"]) for load in found] == [WARM_UP + FRAMES, FRAMES]
+    assert "| fp32 bundle, one thread |" in capsys.readouterr().out
+
+
+def test_the_reference_is_compiled_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("image_encoder", "memory_encoder", "memory_attention", "sam_prompt_encoder", "sam_mask_decoder")
+    predictor = SimpleNamespace(**{name: torch.nn.Identity() for name in names})
+    seen: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: seen.append(dynamic) or forward)
+    compile_parts(predictor)
+    assert seen == [name == "memory_attention" for name in names]
+
+
+def test_candidates_that_this_machine_cannot_run_are_left_out(
+    checkout: Path, ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "cpu_kind", lambda: "x86-64 AVX2")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    settings = SimpleNamespace(candidates=(), reference=checkout, also={}, bundles=bundles.Bundles(tmp_path, ready))
+    settings.output = tmp_path
+    wanted = ["reference", "reference-compiled", "reference-bfloat16", "fp32", "openvino-fp32"]
+    assert list(candidates.candidates(NAME, settings, wanted)) == ["reference", "fp32"]  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "note: reference-compiled is left out: torch.compile needs a C++ compiler" in said
+    assert "note: reference-bfloat16 is left out: this CPU (x86-64 AVX2) has no bfloat16 products" in said
+    assert "note: openvino-fp32 is left out: OpenVINO cannot be imported" in said
+    settings.candidates = ("reference-bfloat16",)
+    assert list(candidates.candidates(NAME, settings, wanted)) == ["reference-bfloat16"]  # type: ignore[arg-type]
+    settings.candidates = ("openvino-fp32",)
+    with pytest.raises(RuntimeUnavailableError, match="etam-edge\\[openvino\\]"):
+        candidates.candidates(NAME, settings, wanted)  # type: ignore[arg-type]
+
+
+def test_alternatives_name_what_they_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["--only", "alternatives", "--models", NAME, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "transformers' video models cannot be imported" in said
+    assert bench_alternatives.INSTALL in said
 
 
 def test_the_reference_is_asked_for_in_one_sentence(
@@ -279,14 +354,14 @@ def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFi
     output = tmp_path / "out"
     content = run(output, "--only", "tricks", "stages", "--bundles", str(ready))
     found = content["parts"]["tricks"][NAME]
-    times = {entry["name"]: entry["milliseconds"][WARM_UP:] for entry in found["contenders"]}
+    times = {entry["name"]: entry["milliseconds"][WARM_UP:] for entry in found["candidates"]}
     assert next(iter(times)) == "pytorch"
-    assert set(times) == {"pytorch", *(name for trick in part_tricks.TRICKS for name in (trick.off, trick.on))}
-    assert [trick["what"] for trick in found["tricks"]] == [trick.what for trick in part_tricks.TRICKS]
+    assert set(times) == {"pytorch", *(name for trick in bench_tricks.TRICKS for name in (trick.off, trick.on))}
+    assert [trick["what"] for trick in found["tricks"]] == [trick.what for trick in bench_tricks.TRICKS]
     for trick in found["tricks"]:
         expected = np.median(times[trick["off"]]) / np.median(times[trick["on"]])
         assert trick["of_medians"] == pytest.approx(expected, rel=1e-2)
-    for entry in found["contenders"][1:]:
+    for entry in found["candidates"][1:]:
         assert entry["agreement"]["mean_iou"] > (0.9 if entry["name"].startswith("int8") else 0.999)
     staged = content["parts"]["stages"][NAME]
     assert list(staged) == ["fp32-bare", "fp32", "int8"]
@@ -294,16 +369,16 @@ def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (output / "stages.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert said.index("## What each trick gave") < said.index("## Stages of a frame")
-    assert all(f"| {trick.what} |" in said for trick in part_tricks.TRICKS)
+    assert all(f"| {trick.what} |" in said for trick in bench_tricks.TRICKS)
 
 
-def test_what_a_contender_leaves_out(ready: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_candidate_leaves_out(ready: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The rewrites that are left out are not made, and the others are; windows are padded in a bundle that says so."""
     done: list[str] = []
-    for name in (contenders.ATTENTION, contenders.QUERIES):
+    for name in (candidates.ATTENTION, candidates.QUERIES):
         monkeypatch.setattr(cpu_rewrites, name, lambda *given, name=name, **named: done.append(name) or 0)
-    load_without(contenders.ATTENTION)(ready / NAME, 1)
-    assert set(done) == {contenders.QUERIES}
+    load_with(skip_rewrites=(candidates.ATTENTION,))(ready / NAME, 1)
+    assert set(done) == {candidates.QUERIES}
     made = bundles.Bundles(tmp_path / "made", ready)
     sizes = [
         sum(node.op_type == "Pad" for node in onnx.load(made.get(NAME, kind) / "graphs" / "encode.onnx").graph.node)
@@ -340,7 +415,7 @@ def test_objects_streams_and_start(ready: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_further_objects_cost() -> None:
-    found = part_objects.cost({1: [10.0, 10.0, 12.0], 4: [25.0, 25.0, 40.0]})
+    found = bench_objects.cost({1: [10.0, 10.0, 12.0], 4: [25.0, 25.0, 40.0]})
     assert found.share == pytest.approx(0.5)
     assert found.of_minima == pytest.approx(0.5)
     assert found.low <= 0.5 <= found.high
@@ -348,8 +423,8 @@ def test_further_objects_cost() -> None:
 
 
 def test_a_process_that_fails_is_told() -> None:
-    with pytest.raises(EtamError, match=r"failed in a process of its own, which said: .*nobody"):
-        part_start.milliseconds(part_start.Start("something", ["-c", "import nobody_has_this"], None))
+    with pytest.raises(EtamError, match=r"failed in a separate process: .*nobody"):
+        bench_start.milliseconds(bench_start.Start("something", ["-c", "import nobody_has_this"], None))
 
 
 @pytest.mark.parametrize(
@@ -357,9 +432,9 @@ def test_a_process_that_fails_is_told() -> None:
     [
         (["--models", "nobody"], "no model is named 'nobody'"),
         (["--models", NAME, "--warm-up", "3"], "ends before memory is full; use --warm-up 17"),
-        (["--models", NAME, "--contenders", "nobody"], "no contender is named 'nobody'"),
-        (["--models", NAME, "--contenders", "reference"], "none of reference takes part here"),
-        (["--models", NAME, "--contenders", "fp32", "--also", "x=nowhere"], "nowhere has no bundle of small"),
+        (["--models", NAME, "--candidates", "nobody"], "no candidate is named 'nobody'"),
+        (["--models", NAME, "--candidates", "reference"], "none of reference belongs to this part"),
+        (["--models", NAME, "--candidates", "fp32", "--also", "x=nowhere"], "nowhere has no bundle of small"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -378,9 +453,9 @@ def test_a_ready_bundle_of_another_model_is_refused(ready: Path, tmp_path: Path)
         bundles.Bundles(tmp_path / "made", ready).get("small-none")
 
 
-def test_the_command_finds_its_modules(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "performance" / "run.py"), "--only", "reference"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_the_command_finds_its_modules() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--only", "reference"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: the reference is not part of this project")
 
@@ -392,8 +467,8 @@ def test_frames_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_kernels_answer_alike_and_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(part_kernels, "SIDES", (256,))
-    monkeypatch.setattr(part_kernels, "SLOTS", 1)
+    monkeypatch.setattr(bench_kernels, "SIDES", (256,))
+    monkeypatch.setattr(bench_kernels, "SLOTS", 1)
     assert main(["--only", "kernels", "--frames", "2", "--models", NAME, "--output", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "performance.json").read_text())["parts"]["kernels"]
     assert len(results) == 4
@@ -403,14 +478,14 @@ def test_kernels_answer_alike_and_are_timed_in_turn(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_kernel_that_computes_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    [*_, scores] = part_kernels.cases((256,), 1)
-    monkeypatch.setattr(part_kernels, "CLOSE", 1e-6)
+    [*_, scores] = bench_kernels.cases((256,), 1)
+    monkeypatch.setattr(bench_kernels, "CLOSE", 1e-6)
     with pytest.raises(EtamError, match="answers something else than the plain form"):
-        part_kernels.measure(scores, 1, 1)
+        bench_kernels.measure(scores, 1, 1)
 
 
 def test_a_profile_counts_operators(ready: Path, tmp_path: Path) -> None:
-    content = run(tmp_path / "out", "--only", "profile", "--contenders", "fp32", "--bundles", str(ready))
+    content = run(tmp_path / "out", "--only", "profile", "--candidates", "fp32", "--bundles", str(ready))
     [found] = content["parts"]["profile"].values()
     assert set(found) == {"encode", "track"}
     assert found["track"]["Softmax"] > 0
@@ -430,14 +505,14 @@ def test_a_profile_counts_the_last_frames() -> None:
         event("c", "Add", 100),
         {"cat": "Session", "name": "model_run", "dur": 1e6},
     ]
-    assert part_profile.by_operator(events, 2) == pytest.approx({"MatMul": 2.5, "Add": 0.05})
+    assert bench_profile.by_operator(events, 2) == pytest.approx({"MatMul": 2.5, "Add": 0.05})
 
 
 def test_arithmetic_is_counted_by_hand(ready: Path, tmp_path: Path) -> None:
     content = run(tmp_path / "out", "--only", "arithmetic", "--bundles", str(ready))
     assert set(content["parts"]["arithmetic"][NAME]) == {"encode", "track"}
     encode = onnx.load(ready / NAME / "graphs" / "encode.onnx")
-    found = part_arithmetic.operations(encode)
+    found = operations(encode)
     spec = MODELS[NAME]
     tokens, width = spec.tokens, spec.vit_width
     # A patch is 16 x 16 x 3 pixels.

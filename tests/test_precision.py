@@ -7,28 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from davis import write_clip
-from small import clip_frame
 
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, PRODUCTS, REGIONS, Recipe, parse_regions
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import write_clip
+from etam_edge_testing.small import clip_frame
+from etam_edge_testing.wrong_rewrite import rewrite_wrongly
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
-from etam_edge.calibration.audit import audit, check_overflow  # noqa: E402
+from etam_edge.calibration.fp16_range import check_fp16_range, check_overflow  # noqa: E402
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.calibration.ranges import Ranges, measure_ranges  # noqa: E402
 from etam_edge.calibration.recorder import record  # noqa: E402
 from etam_edge.calibration.trial import try_graphs  # noqa: E402
-from etam_edge.clips.clip_set import find_clips  # noqa: E402
-from etam_edge.exporters.half import FLOAT32_OPERATORS, typed  # noqa: E402
-from etam_edge.exporters.precision import derive_bundle, quantized_nodes, typed_graph  # noqa: E402
+from etam_edge.exporters.passes.convert_to_float16 import FLOAT32_OPERATORS, convert_to_float16  # noqa: E402
+from etam_edge.exporters.passes.round_to_float16 import round_to_float16  # noqa: E402
+from etam_edge.exporters.precision import convert_graph, derive_bundle, quantized_nodes  # noqa: E402
 from etam_edge.exporters.regions import node_regions, tensor_regions  # noqa: E402
-from etam_edge.exporters.rounding import rounded, rounded_bundle  # noqa: E402
+from etam_edge.exporters.rounded_bundle import rounded_bundle  # noqa: E402
+from etam_edge.media.datasets import find_clips  # noqa: E402
 
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
@@ -84,8 +86,8 @@ def follow(path: Path, frames: int = 10) -> np.ndarray:
 # --- recipes ---
 
 
-def test_a_recipe_has_every_region_and_says_one_word() -> None:
-    recipe = Recipe({"vit_global": INT8, "mask_decoder": FP32}, rest=FP16)
+def test_a_recipe_has_every_region_and_one_precision_in_the_manifest() -> None:
+    recipe = Recipe({"vit_global": INT8, "mask_decoder": FP32}, float_precision=FP16)
     assert set(recipe.regions) == set(REGIONS)
     assert recipe.regions["neck"] == FP16
     assert recipe.float_type("vit_global") == FP16
@@ -100,7 +102,7 @@ def test_a_recipe_has_every_region_and_says_one_word() -> None:
     [
         (lambda: Recipe({"brain": FP16}), "no region is named 'brain'"),
         (lambda: Recipe({"neck": "int4"}), "region neck cannot be 'int4'"),
-        (lambda: Recipe({}, rest=INT8), "cannot be 'int8'"),
+        (lambda: Recipe({}, float_precision=INT8), "cannot be 'int8'"),
         (lambda: parse_regions(["neck"]), "is not of the form NAME=PRECISION"),
         (lambda: parse_regions(["neck=fp16", "neck=fp32"]), "given twice"),
     ],
@@ -131,8 +133,8 @@ def test_fp16_graphs_say_so_and_keep_sums_in_fp32(
     pooling: Pooling, small_bundle: SmallBundleMaker, tmp_path: Path
 ) -> None:
     original = Bundle.load(small_bundle(pooling))
-    made = derive_bundle(original, tmp_path / "half", Recipe.uniform(FP16), FP16, {})
-    for name, model in graphs(made).items():
+    derived = derive_bundle(original, tmp_path / "half", Recipe.uniform(FP16), FP16, {})
+    for name, model in graphs(derived).items():
         kinds, spec = types(model), original.manifest.model
         regions = node_regions(name, onnx.load(original.graph_path(name)), spec)
         for node in model.graph.node:
@@ -146,24 +148,24 @@ def test_fp16_graphs_say_so_and_keep_sums_in_fp32(
         for tensor in model.graph.initializer:
             assert np.isfinite(onnx.numpy_helper.to_array(tensor)).all(), tensor.name
         assert [entry.version for entry in model.opset_import] == [17]
-    track = made.manifest.graphs["track"].signature
+    track = derived.manifest.graphs["track"].signature
     assert {t.name: t.dtype for t in track.inputs}["bank_keys"] == "float16"
     assert {t.name: t.dtype for t in track.outputs}["mask_logits"] == "float32"
-    expected, actual = follow(original.path), follow(made.path)
+    expected, actual = follow(original.path), follow(derived.path)
     assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
     assert not np.array_equal(actual, expected)
 
 
 def test_one_region_alone_can_be_half(source: Bundle, tmp_path: Path) -> None:
-    made = derive_bundle(source, tmp_path / "neck", Recipe({"neck": FP16}, rest=FP32), FP16, {})
-    for name, model in graphs(made).items():
+    derived = derive_bundle(source, tmp_path / "neck", Recipe({"neck": FP16}, float_precision=FP32), FP16, {})
+    for name, model in graphs(derived).items():
         kinds = types(model)
         regions = node_regions(name, onnx.load(source.graph_path(name)), source.manifest.model)
         half = {
             regions[node.name] for node in model.graph.node if node.name in regions and kinds[node.output[0]] == HALF
         }
         assert half <= {"neck"}
-    assert np.abs(follow(made.path, 3) - follow(source.path, 3)).max() > 0
+    assert np.abs(follow(derived.path, 3) - follow(source.path, 3)).max() > 0
 
 
 def tiny(nodes: list, constants: dict[str, float], kind: int) -> onnx.ModelProto:
@@ -182,20 +184,20 @@ def half_tiny(constants: dict[str, float]) -> onnx.ModelProto:
         onnx.helper.make_node("Div", ["b", "k"], ["y"], name="down"),
     ]
     ends = GraphSignature((TensorSpec("x", "float32", (4,)),), (TensorSpec("y", "float32", (4,)),))
-    return typed(tiny(nodes, constants, FLOAT), lambda name: True, ends)
+    return convert_to_float16(tiny(nodes, constants, FLOAT), lambda name: True, ends)
 
 
-def answer(model: onnx.ModelProto) -> np.ndarray:
+def run_tiny(model: onnx.ModelProto) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": np.array([1, 2, 3.3333333, 60], np.float32)})[0]
 
 
-def test_rounding_shows_what_a_processor_without_fp16_hides() -> None:
-    """1000 * 1000 is beyond float16; ONNX Runtime's CPU computes it in float32 and divides it back."""
+def test_rounding_shows_an_overflow_that_a_cpu_hides() -> None:
+    """1000 * 1000 is beyond float16. ONNX Runtime computes it in float32 on a CPU, and the division brings it back."""
     model = half_tiny({"k": 1000.0})
-    hidden, shown = answer(model), answer(rounded(model))
+    hidden, shown = run_tiny(model), run_tiny(round_to_float16(model).model)
     assert np.isfinite(hidden).all()
     assert np.isinf(shown).all()
 
@@ -203,13 +205,13 @@ def test_rounding_shows_what_a_processor_without_fp16_hides() -> None:
 def test_rounding_is_that_of_float16(tmp_path: Path) -> None:
     model = half_tiny({"k": 1.1})
     x, k = np.array([1, 2, 3.3333333, 60], np.float32).astype(np.float16), np.float16(1.1)
-    np.testing.assert_array_equal(answer(rounded(model)), ((x * k) * k / k).astype(np.float32))
+    np.testing.assert_array_equal(run_tiny(round_to_float16(model).model), ((x * k) * k / k).astype(np.float32))
 
 
-def test_rounded_bundle_answers_almost_the_same(source: Bundle, tmp_path: Path) -> None:
-    made = derive_bundle(source, tmp_path / "half", Recipe.uniform(FP16), FP16, {})
-    honest = rounded_bundle(made, tmp_path / "rounded")
-    expected, free, strict = (follow(path) for path in (source.path, made.path, honest.path))
+def test_a_rounded_bundle_is_close_to_fp32(source: Bundle, tmp_path: Path) -> None:
+    derived = derive_bundle(source, tmp_path / "half", Recipe.uniform(FP16), FP16, {})
+    honest = rounded_bundle(derived, tmp_path / "rounded")
+    expected, free, strict = (follow(path) for path in (source.path, derived.path, honest.path))
     assert 0 < np.abs(strict - expected).max() < 0.1 * np.abs(expected).max()
     assert not np.array_equal(strict, free)
 
@@ -220,9 +222,9 @@ def test_constant_beyond_float16_is_refused_by_name() -> None:
 
 
 def test_only_fp32_bundles_are_converted(source: Bundle, tmp_path: Path) -> None:
-    made = derive_bundle(source, tmp_path / "half", Recipe.uniform(FP16), FP16, {})
+    derived = derive_bundle(source, tmp_path / "half", Recipe.uniform(FP16), FP16, {})
     with pytest.raises(InputError, match="is fp16; other precisions are made from an fp32 bundle"):
-        derive_bundle(made, tmp_path / "again", Recipe.uniform(FP16), FP16, {})
+        derive_bundle(derived, tmp_path / "again", Recipe.uniform(FP16), FP16, {})
     with pytest.raises(InputError, match="needs calibration"):
         derive_bundle(source, tmp_path / "int8", Recipe.default(INT8), INT8, {})
     assert not (tmp_path / "int8").exists()
@@ -231,14 +233,14 @@ def test_only_fp32_bundles_are_converted(source: Bundle, tmp_path: Path) -> None
 # --- int8 ---
 
 
-@pytest.mark.parametrize("rest", [FP32, FP16])
+@pytest.mark.parametrize("float_precision", [FP32, FP16])
 def test_int8_is_where_the_recipe_says_and_nowhere_else(
-    rest: str, source: Bundle, ranges: Ranges, tmp_path: Path
+    float_precision: str, source: Bundle, ranges: Ranges, tmp_path: Path
 ) -> None:
-    recipe = Recipe.default(INT8, rest)
-    made = derive_bundle(source, tmp_path / "int8", recipe, INT8, {}, QdqQuantizer(ranges))
-    assert made.manifest.calibration["left_float"] == []
-    for name, model in graphs(made).items():
+    recipe = Recipe.default(INT8, float_precision)
+    derived = derive_bundle(source, tmp_path / "int8", recipe, INT8, {}, QdqQuantizer(ranges))
+    assert derived.manifest.calibration.left_float == []
+    for name, model in graphs(derived).items():
         original = onnx.load(source.graph_path(name))
         regions = node_regions(name, original, source.manifest.model)
         wanted = {
@@ -257,78 +259,95 @@ def test_int8_is_where_the_recipe_says_and_nowhere_else(
                 assert constants[node.input[0]].dtype == np.int8
                 assert constants[node.input[1]].ndim == 1, "one scale for every output channel"
         assert [entry.domain for entry in model.opset_import] == [""]
-    expected, actual = follow(source.path), follow(made.path)
+    expected, actual = follow(source.path), follow(derived.path)
     assert 0 < np.abs(actual - expected).max() < 0.5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("region", list(REGIONS))
 def test_any_region_can_be_int8(region: str, source: Bundle, ranges: Ranges) -> None:
-    recipe, count = Recipe({region: INT8}, rest=FP32), 0
+    recipe, count = Recipe({region: INT8}, float_precision=FP32), 0
     for name, model in graphs(source).items():
         signature = source.manifest.graphs[name].signature
-        made, left = typed_graph(name, model, signature, source.manifest.model, recipe, QdqQuantizer(ranges))
+        derived, left = convert_graph(name, model, signature, source.manifest.model, recipe, QdqQuantizer(ranges))
         assert left == []
-        count += len(quantized_nodes(made))
+        count += len(quantized_nodes(derived))
     assert count > 0
 
 
-def test_what_stays_float_in_an_int8_region_is_told(source: Bundle, ranges: Ranges, tmp_path: Path) -> None:
+def test_multiplications_left_float_in_an_int8_region_are_listed(
+    source: Bundle, ranges: Ranges, tmp_path: Path
+) -> None:
     quantizer = QdqQuantizer(ranges)
 
     def forgetful(graph: str, model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:
         return quantizer(graph, model, nodes[1:])
 
-    recipe = Recipe({"neck": INT8}, rest=FP32)
-    made = derive_bundle(source, tmp_path / "int8", recipe, INT8, {}, forgetful)
-    assert made.manifest.calibration["left_float"] == ["encode:/neck/convs.0/conv_1x1/Conv"]
+    recipe = Recipe({"neck": INT8}, float_precision=FP32)
+    derived = derive_bundle(source, tmp_path / "int8", recipe, INT8, {}, forgetful)
+    assert derived.manifest.calibration.left_float == ["encode:/neck/convs.0/conv_1x1/Conv"]
 
 
-def test_a_quantizer_that_reaches_too_far_is_refused(source: Bundle, ranges: Ranges, tmp_path: Path) -> None:
+def test_a_quantizer_that_changes_other_regions_is_refused(source: Bundle, ranges: Ranges, tmp_path: Path) -> None:
     quantizer = QdqQuantizer(ranges)
 
     def greedy(graph: str, model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:
         regions = node_regions(graph, model, source.manifest.model)
         return quantizer(graph, model, [*nodes, *(n for n in regions if n.startswith("/patch/linear/"))])
 
-    with pytest.raises(ExportError, match="which no int8 region holds"):
-        derive_bundle(source, tmp_path / "int8", Recipe({"neck": INT8}, rest=FP32), INT8, {}, greedy)
+    with pytest.raises(ExportError, match="outside the int8 regions"):
+        derive_bundle(source, tmp_path / "int8", Recipe({"neck": INT8}, float_precision=FP32), INT8, {}, greedy)
     assert not (tmp_path / "int8").exists()
 
 
-def test_neighbours_of_an_int8_multiplication_read_what_was_not_rounded(source: Bundle, ranges: Ranges) -> None:
+def test_neighbours_of_an_int8_multiplication_read_unquantized_tensors(source: Bundle, ranges: Ranges) -> None:
     """The memory encoder's residual sums read what its convolutions read, and share weights with nobody int8."""
     model = onnx.load(source.graph_path("remember"))
     regions = node_regions("remember", model, source.manifest.model)
     nodes = [n.name for n in model.graph.node if n.op_type == "Conv" and regions[n.name] == "memory_encoder"]
-    made = QdqQuantizer(ranges)("remember", model, nodes)
-    dequantized = {output for node in made.graph.node if node.op_type == "DequantizeLinear" for output in node.output}
-    readers = [node.name for node in made.graph.node if set(node.input) & dequantized]
+    derived = QdqQuantizer(ranges)("remember", model, nodes)
+    dequantized = {
+        output for node in derived.graph.node if node.op_type == "DequantizeLinear" for output in node.output
+    }
+    readers = [node.name for node in derived.graph.node if set(node.input) & dequantized]
     assert sorted(readers) == sorted(nodes)
 
 
-# --- the audit ---
+# --- the fp16 range check ---
 
 
-def test_audit_finds_the_region_that_overflows(source: Bundle, ranges: Ranges) -> None:
+def test_a_region_that_overflows_is_found(source: Bundle, ranges: Ranges) -> None:
     regions = {name: tensor_regions(name, model, source.manifest.model) for name, model in graphs(source).items()}
     recipe = Recipe.default(FP16)
-    reaches = audit(ranges, regions, recipe)
-    assert [reach.region for reach in reaches] == list(REGIONS)
-    check_overflow(reaches)
+    found = check_fp16_range(ranges, regions, recipe)
+    assert [one.region for one in found] == list(REGIONS)
+    check_overflow(found)
 
     tensor = next(name for name, region in regions["encode"].items() if region == "neck" and name in ranges["encode"])
     high = {**ranges, "encode": {**ranges["encode"], tensor: (-7e4, 1.0)}}
-    with pytest.raises(InputError, match=r"neck reaches 7e\+04.*nothing was written; add --region neck=fp32"):
-        check_overflow(audit(high, regions, recipe))
-    check_overflow(audit(high, regions, recipe.with_regions({"neck": FP32})))
+    with pytest.raises(InputError, match=r"neck reaches 7e\+04.*nothing was written; add `regions=\{'neck': 'fp32'\}`"):
+        check_overflow(check_fp16_range(high, regions, recipe))
+    check_overflow(check_fp16_range(high, regions, recipe.with_regions({"neck": FP32})))
 
 
-def test_graphs_that_answer_nan_are_found(source: Bundle, recording, tmp_path: Path) -> None:
+def test_graphs_that_output_nan_are_found(source: Bundle, recording, tmp_path: Path) -> None:
     try_graphs(source, recording)
     broken = source.copy_to(tmp_path / "broken")
     model = onnx.load(broken.graph_path("encode"))
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "patch.linear.bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(list(bias.dims), np.nan, np.float32), bias.name))
     onnx.save(model, broken.graph_path("encode"))
-    with pytest.raises(ExportError, match="graph 'encode' answers NaN or infinity \\(image_features\\)"):
+    with pytest.raises(ExportError, match="graph 'encode' outputs NaN or infinity \\(image_features\\)"):
         try_graphs(broken, recording)
+
+
+@pytest.mark.parametrize("precision", [FP16, INT8])
+def test_a_wrong_rewrite_of_a_derived_bundle_is_found(
+    precision: str, source: Bundle, recording, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived = derive_bundle(
+        source, tmp_path / "derived", Recipe.default(precision), precision, {}, QdqQuantizer(ranges)
+    )
+    try_graphs(derived, recording)
+    rewrite_wrongly(monkeypatch)
+    with pytest.raises(ExportError, match="computes other values in the ONNX Runtime backend"):
+        try_graphs(derived, recording)

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from davis import write_clip
-from refusals import refused
 from typer.testing import CliRunner, Result
 
 from etam_edge import Tracker
@@ -18,9 +16,11 @@ from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.calibration.recorder import frames_to_fill, record
 from etam_edge.calibration.recording import MANIFEST, Recording
 from etam_edge.cli.app import app
-from etam_edge.clips.clip_set import find_clips
 from etam_edge.errors import InputError
+from etam_edge.media.datasets import find_clips
 from etam_edge.spec import Pooling
+from etam_edge_testing.davis import write_clip
+from etam_edge_testing.refusals import refused
 
 pytest.importorskip("torch")
 
@@ -93,7 +93,7 @@ def test_a_recording_is_bounded_and_streams(tracker: Tracker, clips: Path, tmp_p
     files = list(made.path.rglob("*.npz"))
     assert len(files) == sum(map(len, made.samples.values()))
     assert sum(path.stat().st_size for path in files) < 6_600_000
-    with pytest.raises(InputError, match="allow the recording more with --max-size"):
+    with pytest.raises(InputError, match="allow the recording more with `max_size`"):
         record(tracker, find_clips(clips), tmp_path / "small", max_bytes=10_000)
     assert not (tmp_path / "small").exists()
 
@@ -111,7 +111,7 @@ def test_a_recording_is_read_again_and_held_to_its_bundle(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda path: (path / MANIFEST).unlink(), "is no recording"),
+        (lambda path: (path / MANIFEST).unlink(), "is not a recording"),
         (lambda path: (path / MANIFEST).write_text("{"), "is damaged"),
         (lambda path: (path / MANIFEST).write_text('{"schema": 99}'), "has schema version 99"),
         (lambda path: (path / MANIFEST).write_text('{"schema": 1, "samples": {}}'), "is damaged"),

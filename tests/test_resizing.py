@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from small import clip_frame
 
 from etam_edge import Prompt, Tracker
 from etam_edge.errors import InputError, RuntimeUnavailableError
 from etam_edge.runtimes.resample import resize_bilinear, resize_frame
 from etam_edge.runtimes.resizing import FAST, ExactResizing, FastResizing
 from etam_edge.spec import Pooling
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 

@@ -1,22 +1,21 @@
-"""The exported graphs, run by a session, answer what the reference answered."""
+"""Exported graphs, run by a session, reproduce the outputs of the reference."""
 
 from __future__ import annotations
 
 import pytest
-from conftest import BundleMaker
-from golden_runs import session_answers
-from goldens import GOLDENS, Comparison, Golden
+from conftest import BundleMaker, golden_parameters
 
 from etam_edge import Tracker
+from etam_edge_testing.golden_runs import session_outputs
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
 
 pytest.importorskip("onnxruntime")
 
 
-# Sorted so that goldens of the same weights share one export.
-@pytest.mark.parametrize("golden", sorted(GOLDENS, key=lambda golden: golden.weights_id), ids=lambda golden: golden.id)
+@pytest.mark.parametrize("golden", golden_parameters(GOLDENS))
 def test_session_reproduces_golden(golden: Golden, seeded_bundle: BundleMaker) -> None:
     tracker = Tracker.load(seeded_bundle(*golden.weights_id), runtime="onnxruntime", provider="cpu")
     comparison = Comparison(golden)
-    comparison.check(session_answers(golden, tracker))
+    comparison.check(session_outputs(golden, tracker))
     print(comparison.row())
     assert not comparison.failures

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from small import SIZES, clip_frame
+from PIL import Image
 
 from etam_edge import EtamError, FrameResult, Prompt, Session, Tracker
 from etam_edge.errors import InputError, RuntimeUnavailableError
-from etam_edge.runtimes import onnxruntime_engine
+from etam_edge.runtimes.backends.onnxruntime import backend as onnxruntime_backend
 from etam_edge.spec import Pooling
+from etam_edge_testing.small import SIZES, clip_frame
 
 pytest.importorskip("onnxruntime")
 
@@ -88,11 +92,11 @@ def test_objects_together_answer_as_they_do_alone(tracker: Tracker) -> None:
 
 def test_objects_one_by_one_answer_as_in_a_batch(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large models take objects one after the other on a CPU; small ones are told to here."""
-    monkeypatch.setattr(onnxruntime_engine, "ONE_BY_ONE_TOKENS", tracker.spec.tokens)
+    monkeypatch.setattr(onnxruntime_backend, "ONE_BY_ONE_TOKENS", tracker.spec.tokens)
     apart = Tracker.load(tracker.bundle.path, "onnxruntime", provider="cpu", threads=1)
     calls: list[str] = []
-    run = apart.engine._run
-    monkeypatch.setattr(apart.engine, "_run", lambda graph, *rest: (calls.append(graph), run(graph, *rest)))
+    run = apart.backend._run
+    monkeypatch.setattr(apart.backend, "_run", lambda graph, *rest: (calls.append(graph), run(graph, *rest)))
     sessions = [one.start_session() for one in (tracker, apart)]
     for index in range(10):
         prompts = {0: {1: CLICK, 2: BOX}, 4: {3: CLICK}, 6: {1: BOX}}.get(index)
@@ -180,19 +184,22 @@ def test_holes_of_prompted_masks_are_filled_on_request(tracker: Tracker) -> None
 # --- failures ---
 
 
-class FailingEngine:
-    """Runs a real engine and breaks the nth run of one graph, or answers NaN in its place."""
+class FailingBackend:
+    """Runs a real backend and breaks the nth run of one graph, or answers NaN in its place."""
 
-    def __init__(self, engine: Any, graph: str, nan: bool) -> None:
-        self._engine, self._graph, self._nan = engine, graph, nan
-        self.name, self.device = engine.name, engine.device
+    def __init__(self, backend: Any, graph: str, nan: bool) -> None:
+        self._backend, self._graph, self._nan = backend, graph, nan
+        self.name, self.device = backend.name, backend.device
         self.armed = False
 
     def check_objects(self, count: int) -> None:
-        self._engine.check_objects(count)
+        self._backend.check_objects(count)
+
+    def close(self) -> None:
+        self._backend.close()
 
     def run(self, graph: str, inputs: Any, outputs: Any) -> None:
-        self._engine.run(graph, inputs, outputs)
+        self._backend.run(graph, inputs, outputs)
         if self.armed and graph == self._graph:
             if not self._nan:
                 raise EtamError("the graph broke")
@@ -204,30 +211,30 @@ class FailingEngine:
     ("graph", "nan"), [("encode", False), ("track", False), ("track", True), ("prompt", True), ("remember", False)]
 )
 def test_failed_frame_leaves_the_session_as_it_was(graph: str, nan: bool, tracker: Tracker) -> None:
-    engine = FailingEngine(tracker.engine, graph, nan)
-    failing, untouched = Session(engine, tracker.bundle), tracker.start_session()
+    backend = FailingBackend(tracker.backend, graph, nan)
+    failing, untouched = Session(backend, tracker.bundle), tracker.start_session()
     again = {1: BOX, 5: CLICK}
     for index in range(10):
         prompts = {1: CLICK, 2: BOX} if index == 0 else again if index == 8 else None
         if index in (3, 7, 8):  # once with few memories, once with all slots taken, once with prompts
-            engine.armed = True
+            backend.armed = True
             with pytest.raises(EtamError):
                 # A frame with prompts runs every graph.
                 failing.track(clip_frame(index), prompts=again)
-            engine.armed = False
+            backend.armed = False
         same(failing.track(clip_frame(index), prompts=prompts), untouched.track(clip_frame(index), prompts=prompts))
     correction = Prompt(points=[(100, 20)], labels=[0])
     if graph in ("prompt", "remember"):
-        engine.armed = True
+        backend.armed = True
         with pytest.raises(EtamError):
             failing.refine(2, correction)
-        engine.armed = False
+        backend.armed = False
     same(failing.refine(2, correction), untouched.refine(2, correction))
     same(failing.track(clip_frame(10)), untouched.track(clip_frame(10)))
 
 
 BAD_FRAMES = {
-    "a list": ([1, 2], "NumPy array"),
+    "a list": ([1, 2], "NumPy array, uint8 .* or a PIL image"),
     "float": (np.zeros((128, 128, 3), dtype=np.float32), "uint8"),
     "NaN": (np.full((128, 128, 3), np.nan), "uint8"),
     "grey": (np.zeros((128, 128), dtype=np.uint8), r"\(H, W, 3\)"),
@@ -273,7 +280,12 @@ BAD_PROMPTS: dict[str, tuple[Any, str]] = {
     "box of three": (Prompt(box=(1, 2, 3)), "x0, y0, x1, y1"),
     "mask empty": (Prompt(mask=~ones()), "empty"),
     "mask of another size": (Prompt(mask=ones(64, 64)), "shape"),
-    "mask of numbers": (Prompt(mask=np.ones((128, 128))), "bool"),
+    "mask of numbers": (Prompt(mask=np.ones((128, 128))), "float64; give a bool array"),
+    "mask of grey levels": (
+        Prompt(mask=np.arange(128 * 128, dtype=np.uint8).reshape(128, 128)),
+        "uint8 with 256 values",
+    ),
+    "mask as a list": (Prompt(mask=[[True]]), "mask of the prompt of object . is a list"),  # type: ignore[arg-type]
     "mask and box": (Prompt(mask=ones(), box=(1, 2, 3, 4)), "mask alone"),
 }
 
@@ -326,8 +338,8 @@ def test_too_many_objects_are_refused(tracker: Tracker) -> None:
 
 
 def test_bad_options_are_refused(tracker: Tracker) -> None:
-    for options in ({"max_objects": 0}, {"fill_hole_area": -1}):
-        with pytest.raises(InputError):
+    for options in ({"max_objects": 0}, {"max_objects": 2.5}, {"fill_hole_area": -1}):
+        with pytest.raises(InputError, match="must be a whole number from"):
             tracker.start_session(**options)  # type: ignore[arg-type]
     path = tracker.bundle.path
     with pytest.raises(InputError, match="runtime 'nonsense'"):
@@ -340,7 +352,7 @@ def test_bad_options_are_refused(tracker: Tracker) -> None:
 
 def test_auto_takes_the_cpu_where_cuda_does_not_start(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine with onnxruntime-gpu and no GPU: the provider is listed, and a session comes back without it."""
-    ort = onnxruntime_engine.import_onnxruntime()
+    ort = onnxruntime_backend.import_onnxruntime()
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
 
@@ -357,7 +369,7 @@ def test_auto_takes_the_cpu_where_cuda_does_not_start(tracker: Tracker, monkeypa
 
 
 def test_missing_provider_is_named(tracker: Tracker) -> None:
-    if "CUDAExecutionProvider" in onnxruntime_engine.import_onnxruntime().get_available_providers():
+    if "CUDAExecutionProvider" in onnxruntime_backend.import_onnxruntime().get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     with pytest.raises(RuntimeUnavailableError, match="onnxruntime-gpu"):
         Tracker.load(tracker.bundle.path, provider="cuda")
@@ -394,7 +406,7 @@ def test_empty_session_can_be_saved(tracker: Tracker, tmp_path: Path) -> None:
 
 
 def test_bad_state_is_refused(tracker: Tracker, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no session state at"):
+    with pytest.raises(InputError, match="no saved session at"):
         tracker.resume_session(tmp_path / "missing.npz")
     (tmp_path / "words.npz").write_text("words")
     with pytest.raises(InputError, match="damaged"):
@@ -454,7 +466,7 @@ def test_device_buffers_behave_as_host_ones(small_bundle: SmallBundleMaker) -> N
     """The path for devices (ONNX Runtime's allocator, copies by graph), run on the CPU's memory."""
     path = small_bundle(Pooling.SCORE_BIAS)
     host, device = Tracker.load(path, provider="cpu"), Tracker.load(path, provider="cpu")
-    device.engine.device = onnxruntime_engine.OrtDevice("cpu")
+    device.backend.device = onnxruntime_backend.OrtDevice("cpu")
     sessions = [tracker.start_session(max_objects=2) for tracker in (host, device)]
     for index in range(9):
         prompts = {1: CLICK} if index == 0 else {2: BOX} if index == 4 else None
@@ -464,6 +476,177 @@ def test_device_buffers_behave_as_host_ones(small_bundle: SmallBundleMaker) -> N
     for session in sessions:
         session.remove(1)
     same(*(session.track(clip_frame(9)) for session in sessions))
+
+
+# --- surface ---
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_images_are_frames(mode: str, tracker: Tracker) -> None:
+    image = Image.fromarray(clip_frame(0)).convert(mode)
+    pixels = np.asarray(image.convert("RGB"))
+    same(*(tracker.start_session().track(frame, prompts={1: CLICK}) for frame in (image, pixels)))
+
+
+@pytest.mark.parametrize("marked", [1, 255])
+def test_masks_of_bytes_are_masks(marked: int, tracker: Tracker) -> None:
+    mask = np.zeros((128, 128), dtype=bool)
+    mask[20:70, 30:110] = True
+    given = (mask, np.where(mask, np.uint8(marked), np.uint8(0)))
+    same(*(tracker.start_session().track(clip_frame(0), prompts={1: Prompt(mask=one)}) for one in given))
+
+
+def test_number_of_objects_cannot_be_raised_later(session: Session) -> None:
+    with pytest.raises(AttributeError):
+        session.max_objects = 99  # type: ignore[misc]
+    assert session.max_objects == 8
+
+
+def test_closed_session_is_refused_in_a_sentence(tracker: Tracker, tmp_path: Path) -> None:
+    with tracker.start_session() as session:
+        session.track(clip_frame(0), prompts={1: CLICK})
+        assert session.nbytes > 0
+    assert session.nbytes == 0
+    assert "closed" in repr(session)
+    calls: list[Callable[[], object]] = [
+        lambda: session.track(clip_frame(1)),
+        lambda: session.refine(1, CLICK),
+        lambda: session.remove(1),
+        session.reset,
+        lambda: session.object_pointer(1),
+        lambda: session.save(tmp_path / "state.npz"),
+        session.__enter__,
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="this session is closed"):
+            call()
+    session.close()
+
+
+def test_error_in_a_block_closes_the_session(tracker: Tracker) -> None:
+    with pytest.raises(RuntimeError, match="robot fell over"), tracker.start_session() as session:
+        raise RuntimeError("the robot fell over")
+    assert session.nbytes == 0
+
+
+def test_closed_tracker_ends_its_sessions(tracker: Tracker) -> None:
+    with Tracker.load(tracker.bundle.path, "onnxruntime", provider="cpu", threads=1) as loaded:
+        session = loaded.start_session()
+        session.track(clip_frame(0), prompts={1: CLICK})
+    with pytest.raises(EtamError, match="closed; load the bundle again"):
+        session.track(clip_frame(1))
+    assert session.frame_index == 0
+    loaded.close()
+
+
+def test_pickled_tracker_is_loaded_again(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tracker.bundle.path.parent)
+    relative = Tracker.load(tracker.bundle.path.name, "onnxruntime", provider="cpu", threads=1)
+    stored = pickle.dumps(relative)
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(stored)
+    assert again.runtime == tracker.runtime
+    same(*(one.start_session().track(clip_frame(0), prompts={1: CLICK}) for one in (tracker, again)))
+    with pytest.raises(InputError, match="backend of your own cannot be pickled"):
+        pickle.dumps(Tracker(tracker.bundle, tracker.backend))
+
+
+def test_sessions_are_not_pickled_but_saved(session: Session) -> None:
+    for refuse in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(InputError, match=r"session\.save\(path\)"):
+            refuse(session)
+
+
+def test_gpu_index_is_refused_on_the_cpu(tracker: Tracker) -> None:
+    path = tracker.bundle.path
+    with pytest.raises(InputError, match="device=1 is the index of a GPU, and the provider is 'cpu'"):
+        Tracker.load(path, "onnxruntime", provider="cpu", device=1)
+    with pytest.raises(InputError, match="device=0 is the index of a GPU, and OpenVINO runs on the CPU"):
+        Tracker.load(path, "openvino", device=0)
+    for device in (-1, "cuda:1", True):
+        with pytest.raises(InputError, match="is not the index of a GPU"):
+            Tracker.load(path, device=device)  # type: ignore[arg-type]
+    if "CUDAExecutionProvider" not in onnxruntime_backend.import_onnxruntime().get_available_providers():
+        with pytest.raises(InputError, match="this ONNX Runtime has no CUDA provider; leave it out"):
+            Tracker.load(path, device=0)
+
+
+def test_gpu_index_reaches_the_provider_and_every_buffer(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the CUDA provider, on the CPU's memory: its index is recorded."""
+    ort = onnxruntime_backend.import_onnxruntime()
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+    given: list[Any] = []
+
+    class Inference:
+        def __init__(self, graph: Any, *options: Any, providers: list[Any]) -> None:
+            given.append(providers)
+            self._session = real(graph, *options, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    real = ort.InferenceSession
+    listed = [*ort.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(ort, "InferenceSession", Inference)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    loaded = Tracker.load(tracker.bundle.path, device=1)
+    assert loaded.runtime == "onnxruntime (cuda:1)"
+    assert given == [[("CUDAExecutionProvider", {"device_id": "1"})]] * 5  # four graphs and the copy of the device
+    device: Any = loaded.backend.device
+    assert (device.kind, device.index) == ("cuda", 1)
+
+
+class Noted:
+    """An observer that records the order of events."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._open: str | None = None
+
+    def begin(self, stage: str) -> None:
+        assert self._open is None, "stages do not overlap"
+        self._open = stage
+        self.events.append(stage)
+
+    def end(self, stage: str) -> None:
+        assert self._open == stage
+        self._open = None
+
+
+def test_observer_receives_every_stage_and_changes_nothing(tracker: Tracker, tmp_path: Path) -> None:
+    noted = Noted()
+    watched, plain = tracker.start_session(observer=noted), tracker.start_session()
+    for index in range(3):
+        prompts = {1: CLICK} if index == 0 else None
+        noted.events.clear()
+        same(watched.track(clip_frame(index), prompts), plain.track(clip_frame(index), prompts))
+        stages = list(dict.fromkeys(noted.events))
+        graphs = ["prompt", "download", "remember", "masks"] if prompts else ["track", "download", "masks"]
+        assert [stage for stage in stages if stage != "store"] == ["resize", "upload", "encode", *graphs]
+        assert noted.events[-3:] == ["store"] * 3
+    watched.save(tmp_path / "state.npz")
+    noted.events.clear()
+    resumed = tracker.resume_session(tmp_path / "state.npz", observer=noted)
+    assert set(noted.events) == {"upload"}
+    same(resumed.track(clip_frame(3)), plain.track(clip_frame(3)))
+    assert "track" in noted.events
+
+
+def test_observer_receives_the_end_of_a_stage_that_failed(tracker: Tracker) -> None:
+    noted = Noted()
+    failing = FailingBackend(tracker.backend, "track", nan=False)
+    session = Session(failing, tracker.bundle, observer=noted)
+    session.track(clip_frame(0), prompts={1: CLICK})
+    failing.armed = True
+    with pytest.raises(EtamError, match="broke"):
+        session.track(clip_frame(1))
+    failing.armed = False
+    assert noted._open is None
+    assert session.track(clip_frame(1)).frame_index == 1
 
 
 def test_sizes_of_the_small_bundles_are_known(tracker: Tracker) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from small import SIZES, small_model, small_spec
+
+from etam_edge_testing.small import SIZES, small_model, small_spec
 
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from etam_edge.exporters import static_memory as static  # noqa: E402
+from etam_edge.exporters.graphs import static_memory as static  # noqa: E402
 from etam_edge.model import EfficientTAM  # noqa: E402
 from etam_edge.model.layers import attend, to_tokens  # noqa: E402
 from etam_edge.model.memory_attention import LOG_4, MemoryCrossAttention, pool_tokens  # noqa: E402
@@ -80,7 +81,7 @@ def test_values_last(pooling: Pooling) -> None:
 
 
 @pytest.mark.parametrize("pooling", [Pooling.SCORE_BIAS, Pooling.KEY_BIAS])
-def test_values_are_pooled_as_projected_ones_are(pooling: Pooling) -> None:
+def test_pooling_commutes_with_the_projection_of_values(pooling: Pooling) -> None:
     model = small_model(pooling)
     attention = static.cross_attentions(model)[0]
     [memory] = memory_of(model, 1)
@@ -90,7 +91,7 @@ def test_values_are_pooled_as_projected_ones_are(pooling: Pooling) -> None:
 
 
 def bank(model: EfficientTAM) -> dict[str, Tensor]:
-    """An empty bank for one object; unread slots hold noise, which must not matter."""
+    """An empty bank for one object; unused slots hold noise, which must not matter."""
     spec, slots, pointers = model.spec, SIZES.slots(model.spec), SIZES.pointer_slots(model.spec)
     return {
         "keys": torch.randn(1, slots, spec.memory_layers, spec.memory_tokens, spec.width),
@@ -129,7 +130,7 @@ def plain_condition(
 @pytest.mark.parametrize("pooling", POOLINGS)
 @torch.inference_mode()
 def test_static_attention_equals_plain(pooling: Pooling) -> None:
-    """Slots in any order, ages as indices, empty slots full of noise: the plain answer."""
+    """Slots in any order, ages as indices and noise in empty slots give the output of the plain form."""
     model = small_model(pooling)
     spec = model.spec
     features = torch.randn(1, spec.width, spec.grid, spec.grid)
@@ -149,7 +150,7 @@ def test_static_attention_equals_plain(pooling: Pooling) -> None:
 
 @pytest.mark.parametrize("pooling", [Pooling.SCORE_BIAS, Pooling.KEY_BIAS])
 @torch.inference_mode()
-def test_lone_memory_is_attended_unpooled(pooling: Pooling) -> None:
+def test_a_single_memory_is_attended_unpooled(pooling: Pooling) -> None:
     model = small_model(pooling)
     spec = model.spec
     features = torch.randn(1, spec.width, spec.grid, spec.grid)
@@ -163,7 +164,7 @@ def test_lone_memory_is_attended_unpooled(pooling: Pooling) -> None:
     pointer = put_pointer(into, 1)
     attention = static.StaticMemoryAttention(model, SIZES)
     actual = attention(features, *into.values())
-    # The plain form pools as soon as there is a second memory, so an unpooled model is the yardstick.
+    # The plain form pools as soon as there is a second memory, so an unpooled model gives the expected output.
     unpooled = EfficientTAM(small_spec(Pooling.NONE)).eval()
     unpooled.load_state_dict(model.state_dict())
     expected = plain_condition(unpooled, features, [(memory, spec.memory_frames - 1)], [pointer])

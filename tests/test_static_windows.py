@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 from conftest import SmallBundleMaker
-from small import SIZES, clip_frame, export_small
 
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import Bundle
 from etam_edge.spec import Pooling
+from etam_edge_testing.small import SIZES, clip_frame, export_small
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from etam_edge.exporters.static_windows import Span, StaticBlock, spans  # noqa: E402
+from etam_edge.exporters.graphs.static_windows import Span, StaticBlock, spans  # noqa: E402
 from etam_edge.model.image_encoder import Block  # noqa: E402
 
 
@@ -36,7 +36,7 @@ def test_a_block_is_the_models_block(height: int, width: int, window: int | None
 
 
 def test_the_weight_of_padding_is_needed() -> None:
-    """With a padded key counted once instead of n times the answer is another one: the test above can fail."""
+    """A padded key that counts once instead of n times changes the output: the test above can fail."""
     torch.manual_seed(1)
     block = Block(24, 3, 2, 5).eval()
     x = torch.randn(1, 8, 8, 24)
@@ -58,7 +58,7 @@ def test_only_real_tokens_are_projected(side: int, projected: int, padded: bool)
     block = StaticBlock(Block(12, 3, 2, 14).eval(), padded)
     seen = []
     for part in (block.attn.query, block.attn.key, block.attn.value, block.attn.proj):
-        part.register_forward_hook(lambda module, given, answer: seen.append(answer.numel() // 12))
+        part.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // 12))
     with torch.inference_mode():
         block(torch.randn(1, side, side, 12))
     assert seen == [projected] * 4

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from etam_edge.bundle.targets import MEBIBYTE, TARGETS, find_target, version_numbers
 from etam_edge.cli.app import app
 from etam_edge.errors import InputError
-from etam_edge.targets import MEBIBYTE, TARGETS, find_target, version_numbers
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -12,28 +12,36 @@ from typing import Any
 
 import pytest
 from conftest import BundleMaker, CameraBundleMaker, SmallBundleMaker
-from made_up_ranges import made_up_ranges
-from refusals import refused
-from small import CAMERA
 from typer.testing import CliRunner, Result
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
+from etam_edge.bundle.engines import (
+    FOLDER,
+    TENSORRT_RTX,
+    EnginePlatform,
+    Sidecar,
+    built_for,
+    check_engines,
+    engine_path,
+)
 from etam_edge.cli.app import app
-from etam_edge.engines import FOLDER, TENSORRT_RTX, Builder, Sidecar, built_for, check_engines, engine_path
 from etam_edge.errors import BundleError, ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import Pooling
+from etam_edge_testing.made_up_ranges import made_up_ranges
+from etam_edge_testing.refusals import refused
+from etam_edge_testing.small import CAMERA
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
-from etam_edge.exporters import tensorrt_builder  # noqa: E402
-from etam_edge.exporters.layer_types import Layer, layers, multiplies  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
 from etam_edge.exporters.regions import RESIZE, node_regions  # noqa: E402
-from etam_edge.exporters.tensorrt_builder import BuildOptions, build_engine, split_objects  # noqa: E402
+from etam_edge.exporters.tensorrt import builder as tensorrt_builder  # noqa: E402
+from etam_edge.exporters.tensorrt.builder import BuildOptions, build_engine  # noqa: E402
+from etam_edge.exporters.tensorrt.layer_types import Layer, layers, multiplies  # noqa: E402
 
 A100, SM86 = (8, 0), (8, 6)
 
@@ -100,6 +108,7 @@ def test_camera_frames_compile_in_every_precision(
         assert all(layer.inputs == {"Float"} for layer in filters), filters
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("precision", [FP32, FP16, INT8])
 @pytest.mark.parametrize("variant", ["efficienttam_ti_512x512", "efficienttam_ti_2"])
 def test_official_models_compile_in_every_precision(
@@ -144,49 +153,49 @@ def test_build_writes_engines_with_sidecars(bundle: Bundle) -> None:
     assert "4 engines" in result.output
     assert "gemm" in result.output
     assert "compiled for that GPU and not run here" in result.output
-    builder = built_for(bundle)[0]
-    assert builder == Builder(TENSORRT_RTX, trt.__version__, "any", A100)
-    sidecars = check_engines(bundle, builder)
+    platform = built_for(bundle)[0]
+    assert platform == EnginePlatform(TENSORRT_RTX, trt.__version__, "any", A100)
+    sidecars = check_engines(bundle, platform)
     assert set(sidecars) == set(GRAPH_NAMES)
     assert sidecars["track"].max_objects == 3
     assert sidecars["track"].graph_sha256 == bundle.manifest.graphs["track"].sha256
     # The bundle itself is what it was.
     assert Bundle.load(bundle.path).identity == bundle.identity
     assert "(compute capability 8.0)" in run("inspect", bundle.path).output
-    refused(run("build", bundle.path, *RTX), "holds engines of these graphs already; add --overwrite")
+    refused(run("build", bundle.path, *RTX), "already holds engines of these graphs; add --overwrite")
     assert run("build", bundle.path, *RTX, "--overwrite").exit_code == 0
 
 
 def test_stale_and_damaged_engines_are_named_with_the_command(bundle: Bundle) -> None:
-    builder = Builder(TENSORRT_RTX, trt.__version__, "any", A100)
+    platform = EnginePlatform(TENSORRT_RTX, trt.__version__, "any", A100)
     with pytest.raises(BundleError, match=r"has no engines for tensorrt-rtx.*build them with: etam-edge build"):
-        check_engines(bundle, builder)
+        check_engines(bundle, platform)
     assert run("build", bundle.path, *RTX).exit_code == 0
-    elsewhere = Builder(TENSORRT_RTX, trt.__version__, "any", SM86)
+    elsewhere = EnginePlatform(TENSORRT_RTX, trt.__version__, "any", SM86)
     with pytest.raises(BundleError, match=r"it has engines for tensorrt-rtx .* \(compute capability 8.0\)"):
         check_engines(bundle, elsewhere)
-    engine = engine_path(bundle, builder, "encode")
+    engine = engine_path(bundle, platform, "encode")
     whole = engine.read_bytes()
     engine.write_bytes(whole[:-1] + b"x")
     with pytest.raises(BundleError, match=r"is damaged: it does not match its hash.*--overwrite"):
-        check_engines(bundle, builder)
+        check_engines(bundle, platform)
     engine.write_bytes(whole)
     sidecar = engine.with_suffix(".json")
     said = Sidecar.load(sidecar)
     sidecar.write_text(said.to_json().replace(said.graph_sha256, "0" * 64))
     with pytest.raises(BundleError, match="was built from another encode graph"):
-        check_engines(bundle, builder)
-    assert "which do not serve" in run("inspect", bundle.path).output
+        check_engines(bundle, platform)
+    assert "unusable: " in run("inspect", bundle.path).output
     # What is stale is built again without being asked to overwrite.
     assert run("build", bundle.path, *RTX).exit_code == 0
-    check_engines(bundle, builder)
+    check_engines(bundle, platform)
 
 
 def test_wrong_calls_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     refused(run("build", bundle.path, "--target", "a200"), "no target is named 'a200'; targets: a100, jetson-orin")
     refused(run("build", tmp_path / "none"), "there is no bundle at")
-    refused(run("build", bundle.path, *RTX, "--max-objects", 0), "choose --max-objects of at least 1")
-    refused(run("build", bundle.path, *RTX, "--workspace", 0), "is too little")
+    refused(run("build", bundle.path, *RTX, "--max-objects", 0), "of at least 1, and")
+    refused(run("build", bundle.path, *RTX, "--workspace", 0), "is too small")
     orin = ("--runtime", "tensorrt-rtx", "--target", "jetson-orin")
     refused(run("build", bundle.path, *orin), "does not compile for compute capability 8.7 (it does for 7.5, 8.0, 8.6")
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -202,7 +211,7 @@ def test_a_graph_that_the_parser_refuses_names_the_node(bundle: Bundle) -> None:
     model = onnx.load(path)
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, path)
-    with pytest.raises(ExportError, match=rf"refuses encode.onnx: {model.graph.node[0].name}"):
+    with pytest.raises(ExportError, match=rf"cannot parse encode.onnx: {model.graph.node[0].name}"):
         build_engine(trt, path, bundle.manifest.graphs["encode"].signature, BuildOptions(compute_capabilities=(A100,)))
 
 
@@ -216,7 +225,7 @@ def test_a_build_that_fails_or_is_interrupted_leaves_nothing(bundle: Bundle, mon
             raise KeyboardInterrupt
         return real(module, graph, *rest, **named)
 
-    monkeypatch.setattr("etam_edge.exporters.engine_set.build_engine", breaks)
+    monkeypatch.setattr("etam_edge.exporters.tensorrt.engine_set.build_engine", breaks)
     result = run("build", bundle.path, *RTX)
     assert result.exit_code != 0
     assert calls == ["encode", "prompt", "remember"]
@@ -237,14 +246,6 @@ def test_a_cancelled_build_ends(bundle: Bundle) -> None:
             cancelled=lambda: True,
         )
     assert phases
-
-
-def test_calls_of_several_objects_are_split_for_the_calibrator() -> None:
-    import numpy as np
-
-    parts = split_objects({"shared": np.zeros((1, 2)), "each": np.arange(3)[:, None]})
-    assert [part["each"].item() for part in parts] == [0, 1, 2]
-    assert all(part["shared"].shape == (1, 2) for part in parts)
 
 
 def test_options_that_contradict_are_refused() -> None:

@@ -16,25 +16,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import BundleMaker, SmallBundleMaker
-from fake_cuda_packages import fake_bindings, fake_pycuda
-from golden_runs import session_answers
-from goldens import GOLDENS, Comparison, Golden
-from simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
-from small import clip_frame
+from conftest import BundleMaker, SmallBundleMaker, golden_parameters
 
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
-from etam_edge.cuda import bindings_driver, pycuda_driver
-from etam_edge.cuda import open as opening
-from etam_edge.cuda.driver import Gpu
-from etam_edge.cuda.tensorrt_module import builder_here, import_tensorrt
-from etam_edge.engines import FOLDER, TENSORRT, TENSORRT_RTX, Builder, engine_path
+from etam_edge.bundle.engines import FOLDER, TENSORRT, TENSORRT_RTX, EnginePlatform, engine_path
 from etam_edge.errors import BundleError, CudaError, EtamError, InputError, RuntimeUnavailableError
-from etam_edge.runtimes import cuda_device, cuda_graphs, tensorrt_engine
-from etam_edge.runtimes.cuda_device import CudaDevice
-from etam_edge.runtimes.tensorrt_engine import TensorRTEngine
+from etam_edge.runtimes.backends.cuda import bindings_driver, pycuda_driver
+from etam_edge.runtimes.backends.cuda import device as cuda_device
+from etam_edge.runtimes.backends.cuda import open as opening
+from etam_edge.runtimes.backends.cuda.device import CudaDevice
+from etam_edge.runtimes.backends.cuda.driver import Gpu
+from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
+from etam_edge.runtimes.backends.tensorrt import cuda_graphs
+from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_builder, import_tensorrt, platform_here
 from etam_edge.spec import Pooling
+from etam_edge_testing.fake_cuda_packages import fake_bindings, fake_pycuda
+from etam_edge_testing.golden_runs import session_outputs
+from etam_edge_testing.goldens import GOLDENS, Comparison, Golden
+from etam_edge_testing.simulated import A100, ORIN, SimulatedCuda, simulated_tensorrt, write_simulated_engines
+from etam_edge_testing.small import clip_frame
 
 pytest.importorskip("onnxruntime")
 
@@ -54,15 +56,15 @@ class Machine:
     trt: Any
 
     @property
-    def builder(self) -> Builder:
+    def platform(self) -> EnginePlatform:
         flavour = TENSORRT_RTX if self.trt.__name__ == "tensorrt_rtx" else TENSORRT
-        return builder_here(flavour, self.trt, self.cuda.gpu)
+        return platform_here(flavour, self.trt, self.cuda.gpu)
 
-    def engine(self, cuda_graphs: bool = True) -> TensorRTEngine:
-        return TensorRTEngine(self.bundle, self.cuda, self.trt, cuda_graphs)
+    def backend(self, cuda_graphs: bool = True) -> TensorRTBackend:
+        return TensorRTBackend(self.bundle, self.cuda, self.trt, cuda_graphs)
 
     def tracker(self, cuda_graphs: bool = True) -> Tracker:
-        return Tracker(self.bundle, self.engine(cuda_graphs))
+        return Tracker(self.bundle, self.backend(cuda_graphs))
 
     def reference(self) -> Tracker:
         return Tracker.load(self.bundle.path, "onnxruntime", provider="cpu", threads=1)
@@ -79,7 +81,7 @@ def make_machine(small_bundle: SmallBundleMaker, tmp_path: Path) -> MachineMaker
         bundle = Bundle.load(small_bundle(pooling)).copy_to(tmp_path / "robot" / pooling.value)
         cuda = SimulatedCuda(gpu, can_capture)
         machine = Machine(bundle, cuda, simulated_tensorrt(cuda, rtx=rtx))
-        write_simulated_engines(bundle, machine.builder, MAX_OBJECTS)
+        write_simulated_engines(bundle, machine.platform, MAX_OBJECTS)
         return machine
 
     return make
@@ -91,12 +93,12 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
 
     def put(machine: Machine) -> None:
         def find(flavour: str = TENSORRT) -> Any:
-            if machine.builder.flavour != flavour:
+            if machine.platform.flavour != flavour:
                 raise RuntimeUnavailableError(f"there is no {flavour}")
             return machine.trt
 
-        monkeypatch.setattr(tensorrt_engine, "import_tensorrt", find)
-        monkeypatch.setattr(tensorrt_engine, "open_cuda", lambda: machine.cuda)
+        monkeypatch.setattr(tensorrt_backend, "import_tensorrt", find)
+        monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda index=0: machine.cuda)
 
     return put
 
@@ -124,6 +126,28 @@ def play(sessions: list[Session], index: int) -> None:
     for object_id in sessions[0].object_ids:
         pointers = [session.object_pointer(object_id) for session in sessions]
         np.testing.assert_array_equal(pointers[0], pointers[-1])
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "auto"])
+def test_gpu_index_selects_the_gpu(
+    runtime: str,
+    make_machine: MachineMaker,
+    at_hand: Callable[[Machine], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = make_machine()
+    at_hand(machine)
+    opened: list[int] = []
+
+    def open_cuda(index: int) -> SimulatedCuda:
+        opened.append(index)
+        return machine.cuda
+
+    monkeypatch.setattr(tensorrt_backend, "open_cuda", open_cuda)
+    for options in ({}, {"device": 1}):
+        with Tracker.load(machine.bundle.path, runtime, **options) as tracker:  # type: ignore[arg-type]
+            assert tracker.runtime.startswith("tensorrt")
+    assert opened == [0, 1]
 
 
 # --- what it answers ---
@@ -225,20 +249,20 @@ def test_several_sessions_of_one_tracker(make_machine: MachineMaker) -> None:
 
 SEEDED = [
     golden
-    for golden in sorted(GOLDENS, key=lambda golden: golden.weights_id)
+    for golden in GOLDENS
     if golden.variant in ("efficienttam_ti_512x512", "efficienttam_ti_2") and not golden.form
 ]
 
 
-@pytest.mark.parametrize("golden", SEEDED, ids=lambda golden: golden.id)
+@pytest.mark.parametrize("golden", golden_parameters(SEEDED))
 def test_golden_scenario(golden: Golden, seeded_bundle: BundleMaker, tmp_path: Path) -> None:
-    """The reference's own answers, through the whole TensorRT runtime."""
+    """The outputs of the reference, reproduced by the whole TensorRT backend."""
     bundle = Bundle.load(seeded_bundle(*golden.weights_id)).copy_to(tmp_path / "golden")
     cuda = SimulatedCuda(ORIN)
     trt = simulated_tensorrt(cuda)
-    write_simulated_engines(bundle, builder_here(TENSORRT, trt, cuda.gpu))
+    write_simulated_engines(bundle, platform_here(TENSORRT, trt, cuda.gpu))
     comparison = Comparison(golden)
-    comparison.check(session_answers(golden, Tracker(bundle, TensorRTEngine(bundle, cuda, trt))))
+    comparison.check(session_outputs(golden, Tracker(bundle, TensorRTBackend(bundle, cuda, trt))))
     shutil.rmtree(bundle.path)
     assert not comparison.failures
 
@@ -316,12 +340,12 @@ def test_everything_is_given_back(make_machine: MachineMaker) -> None:
 
 def test_closed_engine_is_not_used_again(make_machine: MachineMaker) -> None:
     machine = make_machine()
-    engine = machine.engine()
-    session = Tracker(machine.bundle, engine).start_session()
+    backend = machine.backend()
+    session = Tracker(machine.bundle, backend).start_session()
     for index in range(6):
         session.track(clip_frame(index), prompts={1: CLICK} if index == 0 else None)
-    engine.close()
-    engine.close()
+    backend.close()
+    backend.close()
     assert machine.cuda.graphs == 0
     with pytest.raises(CudaError, match="has been closed"):
         session.track(clip_frame(6))
@@ -408,7 +432,7 @@ def test_runtime_asked_for_by_name(make_machine: MachineMaker, at_hand: Callable
         Tracker.load(machine.bundle.path, runtime="tensorrt-rtx")
     with pytest.raises(InputError, match="provider 'cpu' is ONNX Runtime's"):
         Tracker.load(machine.bundle.path, runtime="tensorrt", provider="cpu")
-    with pytest.raises(InputError, match="use auto, onnxruntime, tensorrt or tensorrt-rtx"):
+    with pytest.raises(InputError, match="use auto, onnxruntime, openvino, tensorrt or tensorrt-rtx"):
         Tracker.load(machine.bundle.path, runtime="tensorflow")
 
 
@@ -444,10 +468,7 @@ def test_auto_warns_where_engines_do_not_serve(
     assert "etam-edge build" in record.getMessage()
 
 
-def test_auto_is_quiet_without_engines_or_tensorrt(
-    make_machine: MachineMaker, small_bundle: SmallBundleMaker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No engines: nothing is imported. Engines but no TensorRT, as on the machine that made the bundle: no word."""
+def test_auto_imports_nothing_for_a_bundle_without_engines(small_bundle: SmallBundleMaker) -> None:
     code = (
         "import sys; from etam_edge import Tracker; print(Tracker.load(sys.argv[1]).runtime); "
         "print([name for name in sys.modules if name.split('.')[0] in ('tensorrt', 'tensorrt_rtx', 'pycuda', 'cuda')])"
@@ -456,16 +477,64 @@ def test_auto_is_quiet_without_engines_or_tensorrt(
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines() == ["onnxruntime (cpu)", "[]"]
     assert done.stderr == ""
-    try:
-        import_tensorrt()
-    except RuntimeUnavailableError:
-        assert Tracker.load(make_machine().bundle.path).runtime.startswith("onnxruntime")
-        assert not caplog.records
+
+
+def test_auto_warns_once_where_engines_are_there_and_tensorrt_is_not(
+    make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = make_machine()
+    importing(monkeypatch, {})
+    for _ in range(2):
+        assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
+    [record] = caplog.records
+    assert "the Python package tensorrt is not installed" in record.getMessage()
+    assert "runs in ONNX Runtime" in record.getMessage()
+
+
+def test_a_driver_that_is_too_old(
+    make_machine: MachineMaker, at_hand: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bindings of 10.3 and 11.4 raise a TypeError, since the library returns no runtime."""
+    machine = make_machine()
+    at_hand(machine)
+
+    def refuse(logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    machine.trt.Runtime = refuse
+    with pytest.raises(RuntimeUnavailableError, match=r"driver is too old for TensorRT 10\.3\.0"):
+        Tracker.load(machine.bundle.path, runtime="tensorrt")
+    assert not machine.cuda.allocations
+    assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
+    [record] = caplog.records
+    assert "driver is too old" in record.getMessage()
+    with pytest.raises(RuntimeUnavailableError, match=r"driver is too old for TensorRT 10\.3\.0"):
+        create_builder(SimpleNamespace(__version__="10.3.0", Builder=refuse), None)
+
+
+def test_other_type_errors_of_the_bindings_are_not_explained_away(make_machine: MachineMaker) -> None:
+    machine = make_machine()
+
+    def wrong_arguments(logger: Any) -> None:
+        raise TypeError("incompatible constructor arguments")
+
+    machine.trt.Runtime = wrong_arguments
+    with pytest.raises(TypeError, match="incompatible constructor"):
+        machine.backend()
+
+
+def test_cuda_bindings_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyCUDA has no CUDA graphs."""
+    opened = []
+    for package, name in (("cuda-bindings", "BindingsDriver"), ("pycuda", "PyCudaDriver")):
+        monkeypatch.setattr(opening, name, lambda index, package=package: opened.append(package))
+    opening.open_cuda()
+    assert opened == ["cuda-bindings"]
 
 
 def refuses(machine: Machine, match: str, kind: type[Exception] = BundleError) -> None:
     with pytest.raises(kind, match=match):
-        machine.engine()
+        machine.backend()
     gc.collect()
 
 
@@ -482,7 +551,7 @@ def test_engines_that_do_not_serve_are_refused(make_machine: MachineMaker) -> No
     changed = Bundle(machine.bundle.path, dataclasses.replace(machine.bundle.manifest, graphs=graphs))
     refuses(dataclasses.replace(machine, bundle=changed), f"built from another track graph .*{command} --overwrite")
 
-    path = engine_path(machine.bundle, machine.builder, "remember")
+    path = engine_path(machine.bundle, machine.platform, "remember")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     refuses(machine, f"remember.engine is damaged.*{command} --overwrite")
     path.unlink()
@@ -496,20 +565,20 @@ def test_engine_of_other_tensors_is_refused(make_machine: MachineMaker) -> None:
     signature = dataclasses.replace(entry.signature, inputs=(dataclasses.replace(frame, shape=(1, 64, 64, 3)),))
     graphs = {**machine.bundle.manifest.graphs, "encode": dataclasses.replace(entry, signature=signature)}
     changed = Bundle(machine.bundle.path, dataclasses.replace(machine.bundle.manifest, graphs=graphs))
-    refuses(dataclasses.replace(machine, bundle=changed), r"encode.engine does not read and write .*\(frame\)")
+    refuses(dataclasses.replace(machine, bundle=changed), r"encode.engine has other inputs or outputs .*\(frame\)")
     assert not machine.cuda.streams
 
 
 def test_engine_that_tensorrt_does_not_load(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine()
-    monkeypatch.setattr("simulated.MAGIC", b"another version")
+    monkeypatch.setattr("etam_edge_testing.simulated.MAGIC", b"another version")
     refuses(machine, r"cannot load .*encode.engine: .*magic tag does not match\); .*etam-edge build", CudaError)
     assert not machine.cuda.allocations
 
 
 def test_without_room_for_a_context(make_machine: MachineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = make_machine()
-    monkeypatch.setattr("simulated.SimulatedEngine.create_execution_context", lambda self: None)
+    monkeypatch.setattr("etam_edge_testing.simulated.SimulatedEngine.create_execution_context", lambda self: None)
     refuses(machine, "no room on the GPU for the working memory of 'encode'", CudaError)
 
 
@@ -549,11 +618,11 @@ def test_tensorrt_is_missing_broken_or_too_old(monkeypatch: pytest.MonkeyPatch) 
 
 def test_cuda_packages_are_missing(monkeypatch: pytest.MonkeyPatch, make_machine: MachineMaker) -> None:
     machine = make_machine()
-    monkeypatch.setattr(tensorrt_engine, "import_tensorrt", lambda flavour: machine.trt)
+    monkeypatch.setattr(tensorrt_backend, "import_tensorrt", lambda flavour: machine.trt)
     importing(monkeypatch, {})
     with pytest.raises(
         RuntimeUnavailableError,
-        match=r"neither PyCUDA nor cuda-bindings .*pip install pycuda .*pip install cuda-bindings",
+        match=r"neither cuda-bindings nor PyCUDA .*pip install cuda-bindings, or pip install pycuda",
     ):
         Tracker.load(machine.bundle.path, runtime="tensorrt")
     assert Tracker.load(machine.bundle.path).runtime.startswith("onnxruntime")
@@ -615,8 +684,8 @@ def test_stream_through_each_cuda_package(
     importing(monkeypatch, {name: DRIVERS[name](machine.cuda)})
     driver = opening.open_cuda()
     assert (driver.gpu, driver.can_capture) == (gpu, name != "pycuda.driver")
-    engine = TensorRTEngine(machine.bundle, driver, machine.trt)
-    sessions = [one.start_session(max_objects=3) for one in (machine.reference(), Tracker(machine.bundle, engine))]
+    backend = TensorRTBackend(machine.bundle, driver, machine.trt)
+    sessions = [one.start_session(max_objects=3) for one in (machine.reference(), Tracker(machine.bundle, backend))]
     for index in range(12):
         play(sessions, index)
     assert (machine.cuda.calls["launch"] > 0) == driver.can_capture
@@ -625,7 +694,7 @@ def test_stream_through_each_cuda_package(
         driver.allocate(500_000)
     with pytest.raises((CudaError, KeyError)):
         driver.synchronize(12345)
-    del engine, sessions
+    del backend, sessions
     gc.collect()
     cuda = machine.cuda
     assert (cuda.depth, cuda.allocations, cuda.host_allocations, cuda.streams, cuda.graphs) == (0, {}, {}, set(), 0)

@@ -1,7 +1,7 @@
-"""What TensorRT 8.6 is told, layer by layer, and its own calibrator: on stand-ins, since it wants a GPU for everything.
+"""What TensorRT 8.6 is told, layer by layer: on stand-ins, since it wants a GPU for everything.
 
-The network stands for what the parser makes of a graph: every tensor of floats is float32 until somebody says
-otherwise, but for inputs, constants, casts and Q/DQ pairs, whose types the graph fixes.
+The stand-in network is what the parser of 8.6 makes of a graph: every float tensor reports FLOAT until it is given
+another type, constants included (their weights keep their own); only inputs, casts and Q/DQ pairs report the graph's.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import SmallBundleMaker
-from made_up_ranges import made_up_ranges
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
-from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
 from etam_edge.spec import Pooling
+from etam_edge_testing.made_up_ranges import made_up_ranges
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
+from onnx import helper, numpy_helper  # noqa: E402
+
 from etam_edge.calibration.qdq import QdqQuantizer  # noqa: E402
 from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa: E402
-from etam_edge.exporters.tensorrt_builder import entropy_calibrator, obey_types  # noqa: E402
+from etam_edge.exporters.tensorrt.weak_typing import obey_types  # noqa: E402
 
 
 class Kind(Enum):
@@ -43,21 +44,13 @@ class Type(Enum):
     OTHER = -1
 
 
-TRT = SimpleNamespace(
-    LayerType=Kind,
-    DataType=Type,
-    BuilderFlag=SimpleNamespace(FP16="FP16", INT8="INT8", OBEY_PRECISION_CONSTRAINTS="OBEY"),
-)
-KINDS = {"Cast": Kind.CAST, "QuantizeLinear": Kind.QUANTIZE, "DequantizeLinear": Kind.DEQUANTIZE}
-
-
 class Tensor:
     def __init__(self, name: str, dtype: Type) -> None:
         self.name, self.dtype = name, dtype
 
 
 class Layer:
-    """What was said of it: `precision`, and `outputs` by their place."""
+    """An `ILayer` that records its `precision` and its output types by place."""
 
     def __init__(self, name: str, kind: Kind, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
         self.name, self.type, self._inputs, self._outputs = name, kind, inputs, outputs
@@ -75,6 +68,25 @@ class Layer:
         self.outputs[index] = kind
 
 
+class ConstantLayer(Layer):
+    """An `IConstantLayer`: what `get_layer` answers has to be cast to it before its weights can be read."""
+
+    stored: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        return self.stored
+
+
+TRT = SimpleNamespace(
+    IConstantLayer=ConstantLayer,
+    LayerType=Kind,
+    DataType=Type,
+    BuilderFlag=SimpleNamespace(FP16="FP16", INT8="INT8", OBEY_PRECISION_CONSTRAINTS="OBEY"),
+)
+KINDS = {"Cast": Kind.CAST, "QuantizeLinear": Kind.QUANTIZE, "DequantizeLinear": Kind.DEQUANTIZE}
+
+
 class Network:
     def __init__(self, model: onnx.ModelProto, types: dict[str, Type]) -> None:
         weak = {name: Type.FLOAT if kind == Type.HALF else kind for name, kind in types.items()}
@@ -82,8 +94,10 @@ class Network:
         self._tensors = dict(inputs)
         self.layers = []
         for constant in model.graph.initializer:
-            self._tensors[constant.name] = Tensor(constant.name, types[constant.name])
-            self.layers.append(Layer(constant.name, Kind.CONSTANT, [], [self._tensors[constant.name]]))
+            self._tensors[constant.name] = Tensor(constant.name, weak[constant.name])
+            layer = Layer(constant.name, Kind.CONSTANT, [], [self._tensors[constant.name]])
+            layer.stored = numpy_helper.to_array(constant)  # type: ignore[attr-defined]
+            self.layers.append(layer)
         for node in model.graph.node:
             kind = KINDS.get(node.op_type, Kind.OTHER)
             known = weak if kind is Kind.OTHER else types
@@ -151,29 +165,41 @@ def test_every_layer_is_told_what_the_graph_says(
     assert told > 100
 
 
-def test_entropy_calibrator_feeds_one_object_at_a_time_and_keeps_its_cache(tmp_path: Path) -> None:
-    module = SimpleNamespace(__version__="10.3.0", IInt8EntropyCalibrator2=type("Base", (), {}))
-    shown: list[tuple[str, np.ndarray]] = []
+def half_network(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> Network:
+    """A network that reads a float16 `x` (2, 4)."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT16, (2, 4))],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT16, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    return Network(model, types_of(model))
 
-    def upload(name: str, array: np.ndarray) -> int:
-        shown.append((name, array))
-        return {"features": 64, "bank": 128}[name]
 
-    samples = [
-        {"features": np.zeros((1, 2)), "bank": np.arange(2)[:, None]},
-        {"features": np.ones((1, 2)), "bank": np.array([[5]])},
+def test_a_bias_that_comes_first_does_not_make_its_layer_float32() -> None:
+    """PyTorch writes Add(bias, product), and 8.6 reports FLOAT for the half-precision bias."""
+    weight, bias = np.ones((4, 4), np.float16), np.ones(4, np.float16)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], name="product"),
+        helper.make_node("Add", ["b", "p"], ["y"], name="bias"),
     ]
-    cache = tmp_path / "track.calibration"
-    calibrator = entropy_calibrator(module, upload, samples, cache)
-    assert calibrator.get_batch_size() == 1
-    assert calibrator.read_calibration_cache() is None
-    batches = []
-    while (batch := calibrator.get_batch(["bank", "features"])) is not None:
-        batches.append(batch)
-    assert batches == [[128, 64]] * 3
-    assert [array.item() for name, array in shown if name == "bank"] == [0, 1, 5]
-    calibrator.write_calibration_cache(memoryview(b"scales"))
-    assert cache.read_bytes() == b"scales"
-    assert entropy_calibrator(module, upload, [], cache).read_calibration_cache() == b"scales"
-    with pytest.raises(RuntimeUnavailableError, match="has no int8 calibrators; export with --precision int8"):
-        entropy_calibrator(SimpleNamespace(__version__="11.4.0"), upload, samples, cache)
+    network = half_network(nodes, {"w": weight, "b": bias})
+    assert network.layers[1].get_output(0).dtype is Type.FLOAT, "as 8.6 reports it"
+    obey_types(TRT, network, Config())
+    found = {layer.name: layer.precision for layer in network.layers if layer.type is Kind.OTHER}
+    assert found == {"product": Type.HALF, "bias": Type.HALF}
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float16, Type.HALF), (np.float32, Type.FLOAT)])
+def test_a_layer_of_constants_computes_in_the_type_of_their_weights(dtype: type, kind: Type) -> None:
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["c"], name="constants"),
+        helper.make_node("Cast", ["c"], ["d"], name="cast", to=onnx.TensorProto.FLOAT16),
+        helper.make_node("Mul", ["x", "d"], ["y"], name="product"),
+    ]
+    network = half_network(nodes, {"a": np.ones(4, dtype), "b": np.ones(4, dtype)})
+    obey_types(TRT, network, Config())
+    found = {layer.name: layer.precision for layer in network.layers if layer.type is Kind.OTHER}
+    assert found == {"constants": kind, "product": Type.HALF}

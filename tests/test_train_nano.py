@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import small_model
 
 from etam_edge.spec import NANO, Pooling
+from etam_edge_testing.small import small_model
 
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")

@@ -1,1 +1,1 @@
-"""How fast a bundle is on this machine: whole frames, stages, memory, and two bundles in turn."""
+"""How fast a bundle is on this machine: whole frames, stages, memory, and two bundles interleaved."""

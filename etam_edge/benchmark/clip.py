@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from etam_edge.clips import crossing
-from etam_edge.clips.sources import FrameSource, VideoFile
 from etam_edge.errors import InputError
+from etam_edge.media import crossing
+from etam_edge.media.sources import FrameSource, VideoFile
 from etam_edge.runtimes.types import Prompt
 from etam_edge.spec import check_frame_size
 
@@ -46,7 +46,7 @@ class BenchClip:
     masks: Sequence[np.ndarray] = ()
 
     def prompts(self, count: int) -> dict[int, Prompt]:
-        """For objects 1 to `count` on the first frame: known masks first, boxes on a grid for the rest."""
+        """For objects 1 to `count` on the first frame: known masks first, boxes on a grid for the others."""
         known = [Prompt(mask=mask) for mask in self.masks[:count]]
         boxes = [Prompt(box=box) for box in grid_boxes(count - len(known), self.frame_shape)]
         return dict(enumerate([*known, *boxes], 1))

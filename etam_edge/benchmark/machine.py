@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from etam_edge.cpu import cpu_kind
+
 JETPACKS = {32: "4", 34: "5.0", 35: "5.1", 36: "6", 38: "7"}
 """JetPack by major release of Jetson Linux (L4T)."""
 QUERY_TIMEOUT = 5.0
@@ -24,6 +26,7 @@ class Machine:
     system: str
     python: str
     cpu: str
+    instruction_set: str
     cores: int
     memory: int | None
     memory_available: int | None
@@ -44,6 +47,7 @@ def look_at_machine(root: Path) -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cpu=_cpu(_read(root / "proc/cpuinfo")) or model or platform.processor() or platform.machine(),
+        instruction_set=cpu_kind(root),
         cores=_cores(),
         memory=memory.get("MemTotal"),
         memory_available=memory.get("MemAvailable"),
@@ -144,7 +148,7 @@ def power_mode() -> str | None:
 
 
 def governor(root: Path) -> str | None:
-    """How the first core's clock is chosen, as "performance" or "schedutil"; None where it is not told."""
+    """How the first core's clock is chosen, as "performance" or "schedutil"; None where the system does not say."""
     return _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
 
 

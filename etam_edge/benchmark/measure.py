@@ -1,4 +1,4 @@
-"""The run: streams of one or two sides, frame by frame in turn, then the stages of each.
+"""The run: streams of one or two candidates, interleaved frame by frame, then the stages of each.
 
 A frame begins with decoded pixels and ends when its masks are there at frame size and the device has done all of its
 work. Nothing else is timed in that pass.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from etam_edge.benchmark import machine
-from etam_edge.benchmark.clip import BenchClip
+from etam_edge.benchmark.clip import BenchClip, TimedFrame
 from etam_edge.benchmark.result import Memory, ObjectsRun, SideRun, Stages, Timing, drift, ratio
 from etam_edge.benchmark.stages import Clock, TimedStream, waiting_for
 from etam_edge.errors import InputError
+from etam_edge.media.playback import PlayedFrame, play
+from etam_edge.media.prompt_plan import plan_of
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.tracker import Tracker
 from etam_edge.runtimes.types import Prompt
@@ -28,22 +29,22 @@ from etam_edge.spec import ModelSpec
 Stream = Callable[[np.ndarray, "dict[int, Prompt] | None"], object]
 """Takes the next frame, uint8 (H, W, 3) RGB, with prompts on the first one; returns when all its work is done."""
 Step = Callable[[str], None]
-"""Told after every frame what is being measured."""
+"""Called after every frame with what is being measured."""
 
-FEWEST_FRAMES = 10
+MIN_FRAMES = 10
 """Frames after the warm-up; percentiles of fewer say nothing."""
-MOST_STAGE_FRAMES = 60
+MAX_STAGE_FRAMES = 60
 """Frames after the warm-up in the pass over stages: medians are what it is for."""
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class Candidate:
     """What is measured.
 
     Attributes:
         name: of its side.
         start: makes the stream for so many objects.
-        tracker: for the stages, or None where they cannot be told apart.
+        tracker: for the stages, or None where they cannot be measured separately.
         resize: how the host resizes, "exact" or "fast".
     """
 
@@ -53,9 +54,9 @@ class Contender:
     resize: str = EXACT
 
     @classmethod
-    def of(cls, name: str, tracker: Tracker, resize: str = EXACT) -> Contender:
+    def of(cls, name: str, tracker: Tracker, resize: str = EXACT) -> Candidate:
         """A bundle in its runtime."""
-        wait = waiting_for(tracker.engine.device)
+        wait = waiting_for(tracker.backend.device)
 
         def start(objects: int) -> Stream:
             session = tracker.start_session(max_objects=objects, resize=resize)
@@ -83,22 +84,22 @@ def check_length(frames: int, warm_up: int, specs: Sequence[ModelSpec]) -> None:
     if warm_up < needed:
         raise InputError(
             f"a warm-up of {warm_up} frames ends before the memory is full, which takes {needed} frames, and frames "
-            f"before that are not like those that follow; use --warm-up {needed} or more"
+            f"before that are not like those that follow; use `warm_up={needed}` or more"
         )
-    if frames - warm_up < FEWEST_FRAMES:
+    if frames - warm_up < MIN_FRAMES:
         raise InputError(
             f"{frames} frames leave {max(frames - warm_up, 0)} after a warm-up of {warm_up}, and figures need "
-            f"{FEWEST_FRAMES} or more; use --frames {warm_up + FEWEST_FRAMES} or more"
+            f"{MIN_FRAMES} or more; use `frames={warm_up + MIN_FRAMES}` or more"
         )
 
 
 def stage_frames(frames: int, warm_up: int) -> int:
     """Frames of the pass over stages, warm-up included."""
-    return min(frames, warm_up + MOST_STAGE_FRAMES)
+    return min(frames, warm_up + MAX_STAGE_FRAMES)
 
 
 def measure(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     clip: BenchClip,
     objects: int,
     frames: int,
@@ -107,48 +108,54 @@ def measure(
     step: Step = lambda what: None,
     root: Path = Path("/"),
 ) -> ObjectsRun:
-    """Measure one or two contenders with one number of objects.
+    """Measure one or two candidates with one number of objects.
 
     Args:
-        contenders: the bundle, then what it is measured against.
+        candidates: the bundle, then what it is measured against.
         clip: frames and prompts.
         objects: tracked from the first frame on.
         frames: of the stream, warm-up included; `check_length` has passed them.
         warm_up: frames at its beginning that do not count.
         clock: seconds.
-        step: told after every frame.
+        step: called after every frame.
         root: where system files are read.
 
     Raises:
-        EtamError: a frame cannot be read, or a contender refuses it.
+        EtamError: a frame cannot be read, or a candidate refuses it.
     """
     streams, starts = [], []
-    for contender in contenders:
+    for candidate in candidates:
         begin = clock()
-        streams.append(contender.start(objects))
+        streams.append(candidate.start(objects))
         starts.append(1e3 * (clock() - begin))
-    times: list[list[float]] = [[] for _ in contenders]
+    times: list[list[float]] = [[] for _ in candidates]
     decoding: list[float] = []
     after_warm_up = None
     noun = "1 object" if objects == 1 else f"{objects} objects"
-    for index, frame in enumerate(islice(clip.frames(clock), frames)):
-        prompts = clip.prompts(objects) if index == 0 else None
-        # Whoever goes first has the colder caches: they take turns in that, too.
-        for number in range(len(streams)) if index % 2 == 0 else reversed(range(len(streams))):
+
+    def timed(stream: Stream, taken: list[float]) -> Callable[[PlayedFrame[TimedFrame]], None]:
+        def run(played: PlayedFrame[TimedFrame]) -> None:
+            prompts = dict(played.prompts) or None
             begin = clock()
-            streams[number](frame.pixels, prompts)
-            times[number].append(1e3 * (clock() - begin))
-        if index >= warm_up and frame.decode is not None:
-            decoding.append(frame.decode)
-        if index == warm_up - 1:
+            stream(played.pixels, prompts)
+            taken.append(1e3 * (clock() - begin))
+
+        return run
+
+    runners = [timed(stream, taken) for stream, taken in zip(streams, times, strict=True)]
+    for played, _ in play(clip.frames(clock), plan_of(clip.prompts(objects)), runners, frames):
+        if played.index >= warm_up and played.frame.decode is not None:
+            decoding.append(played.frame.decode)
+        if played.index == warm_up - 1:
             after_warm_up = machine.resident_memory(root)
         step(f"frames, {noun}")
     at_end = machine.resident_memory(root)
     grown = at_end - after_warm_up if at_end is not None and after_warm_up is not None else None
     memory = Memory(after_warm_up, at_end, grown, machine.peak_memory(), machine.device_memory())
-    # The memory of these streams goes before the next ones are started.
+    # The memory of these streams is freed before the next ones are started.
     streams.clear()
-    trackers = {contender.name: contender.tracker for contender in contenders if contender.tracker is not None}
+    runners.clear()
+    trackers = {candidate.name: candidate.tracker for candidate in candidates if candidate.tracker is not None}
     staged = measure_stages(
         trackers,
         clip,
@@ -157,15 +164,15 @@ def measure(
         warm_up,
         clock,
         lambda: step(f"stages, {noun}"),
-        {contender.name: contender.resize for contender in contenders},
+        {candidate.name: candidate.resize for candidate in candidates},
     )
     sides = []
-    for contender, start, taken in zip(contenders, starts, times, strict=True):
-        stages, nbytes = staged.get(contender.name, (None, None))
+    for candidate, start, taken in zip(candidates, starts, times, strict=True):
+        stages, nbytes = staged.get(candidate.name, (None, None))
         whole = Timing.of(taken[warm_up:])
         sides.append(
             SideRun(
-                side=contender.name,
+                side=candidate.name,
                 start=start,
                 first_frame=taken[0],
                 second_frame=taken[1],
@@ -207,13 +214,18 @@ def measure_stages(
         name: TimedStream(tracker, objects, clock, resize.get(name, EXACT)) for name, tracker in trackers.items()
     }
     spent: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in streams}
-    for index, frame in enumerate(islice(clip.frames(), frames)):
-        prompts = clip.prompts(objects) if index == 0 else None
-        for name in streams if index % 2 == 0 else reversed(streams):
-            taken = streams[name].track(frame.pixels, prompts)
-            if index >= warm_up:
+
+    def timed(name: str) -> Callable[[PlayedFrame[TimedFrame]], None]:
+        def run(played: PlayedFrame[TimedFrame]) -> None:
+            taken = streams[name].track(played.pixels, dict(played.prompts) or None)
+            if played.index >= warm_up:
                 spent[name].append(taken)
             step()
+
+        return run
+
+    for _ in play(clip.frames(), plan_of(clip.prompts(objects)), [timed(name) for name in streams], frames):
+        pass
     return {name: (_stages(spent[name]), stream.nbytes) for name, stream in streams.items()}
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from etam_edge.benchmark.result import Benchmark
 from etam_edge.benchmark.stages import OTHER, STAGES
-from etam_edge.figures import add_legend, make_figure, to_png
+from etam_edge.plotting import add_legend, make_figure, to_png
 
-MOST_MILLISECONDS = 99.5
+MAX_MILLISECONDS = 99.5
 """Percentile at which the axis of times ends: one slow frame would flatten all others."""
 DECODE = "decode"
 STAGE_COLOURS = dict(
@@ -33,7 +33,7 @@ def latency_plot(benchmark: Benchmark) -> bytes:
             style = "-" if number == 0 else "--"
             # matplotlib leaves out what begins with an underscore.
             axes.plot(side.milliseconds, style, linewidth=1.0, alpha=0.85, label=label.lstrip("_"))
-            tallest = max(tallest, float(np.percentile(side.milliseconds, MOST_MILLISECONDS)))
+            tallest = max(tallest, float(np.percentile(side.milliseconds, MAX_MILLISECONDS)))
     axes.axvspan(-0.5, benchmark.warm_up - 0.5, color="#eeeeee", zorder=0)
     axes.set(
         xlabel="frame (grey: warm-up)",

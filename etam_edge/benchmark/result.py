@@ -68,7 +68,7 @@ class SideRun:
         frames_per_second: at that median.
         drift: median of the last frames over that of early ones; above 1 it slows down.
         session_memory: bytes of all buffers of one session, where they lie on the device; None where that is not known.
-        stages: None where they cannot be told apart.
+        stages: None where they cannot be measured separately.
     """
 
     side: str
@@ -148,6 +148,12 @@ class Side:
         identity: the bundle's, or the checkpoint's sha256.
         load: milliseconds to load it.
         resize: where and how frames and masks are resized: "exact" or "fast" on the host, or "graph".
+        threads: of the backend, and how they were chosen; "" where the backend does not say.
+        matrix_gflops: speed of a large float32 product in the same runtime, measured in the same run; None where the
+            backend does not compute on the CPU.
+        operations: floating-point operations of the products of each graph, for one object; None where the onnx package
+            is not installed or the side is not a bundle.
+        int8_form: how int8 products are computed ("uint8 x int8", say); None without int8 or not on a CPU.
     """
 
     name: str
@@ -158,6 +164,17 @@ class Side:
     identity: str
     load: float
     resize: str = "exact"
+    threads: str = ""
+    matrix_gflops: float | None = None
+    operations: dict[str, int] | None = None
+    int8_form: str | None = None
+
+    def frame_gflop(self, objects: int) -> float | None:
+        """GFLOP of a tracked frame: the first graph runs once, the second for every object."""
+        if self.operations is None:
+            return None
+        encode, track = (self.operations[name] for name in ("encode", "track"))
+        return (encode + objects * track) / 1e9
 
 
 @dataclass(frozen=True)
@@ -204,7 +221,7 @@ class Benchmark:
         machine: facts by name.
         versions: of packages.
         power_mode: a Jetson's, else None.
-        governor: how the CPU's clock is chosen, where that is told.
+        governor: how the CPU's clock is chosen, where the system says so.
         threads: given for the CPU; None lets the runtime choose.
         source: of the frames.
         frames: of each stream, warm-up included.
@@ -212,6 +229,7 @@ class Benchmark:
         sides: what was measured.
         runs: by number of objects.
         noise: what else the machine did.
+        busy: processes of the background load beside which all of this was measured.
     """
 
     etam_edge: str
@@ -228,6 +246,7 @@ class Benchmark:
     sides: list[Side]
     runs: list[ObjectsRun]
     noise: Noise
+    busy: int = 0
 
     def to_json(self) -> str:
         """JSON with a trailing line break, times to a tenth of a microsecond."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etam_edge.benchmark.measure import Contender, Stream
+from etam_edge.benchmark.measure import Candidate, Stream
 from etam_edge.runtimes.prompts import prepare
 from etam_edge.runtimes.resample import resize_bilinear, resize_frame
 from etam_edge.runtimes.types import Prompt
@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from etam_edge.model import EfficientTAM
 
 
-def torch_contender(name: str, model: EfficientTAM, sizes: GraphSizes) -> Contender:
+def prepare_torch(threads: int | None) -> str:
+    """Import PyTorch, limit its CPU threads, and return its version.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+    """
+    from etam_edge.model.threads import limit_threads
+
+    return limit_threads(threads)
+
+
+def torch_candidate(name: str, model: EfficientTAM, sizes: GraphSizes) -> Candidate:
     """The plain model on the CPU, with as many conditioning frames as a bundle of these sizes has.
 
     Args:
@@ -47,4 +58,4 @@ def torch_contender(name: str, model: EfficientTAM, sizes: GraphSizes) -> Conten
             return {"mask": prepared.mask.astype(bool)}
         return {"points": prepared.points[: prepared.count], "labels": prepared.labels[: prepared.count]}
 
-    return Contender(name, start)
+    return Candidate(name, start)

@@ -1,6 +1,6 @@
-"""Ranges: smallest and largest value of every tensor of every graph over a recording.
+"""Ranges: the smallest and largest value of every tensor of every graph over a recording.
 
-They are what int8 scales are made of, and what shows where fp16 would overflow.
+int8 scales are computed from them, and they show where fp16 would overflow.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from etam_edge.calibration.recording import HOW, Recording
 from etam_edge.errors import InputError, RuntimeUnavailableError
 
 Ranges = dict[str, dict[str, tuple[float, float]]]
-"""(smallest, largest) by graph and tensor."""
+"""(smallest, largest) value by graph and tensor."""
 
 
 def measure_ranges(
     bundle: Bundle, recording: Recording, progress: Callable[[str], None] = lambda graph: None
 ) -> Ranges:
-    """Run every sample through its graph and note what every float tensor reaches.
+    """Run every sample through its graph and measure the range of every float tensor.
 
     Args:
-        bundle: in fp32, that the recording was made with or one of the same checkpoint and sizes.
-        progress: called with the graph's name after every sample; there are as many as the recording holds.
+        bundle: the fp32 bundle that was recorded, or another export of the same checkpoint with the same sizes.
+        recording: samples of every graph.
+        progress: called with the graph's name after every sample.
 
     Raises:
-        InputError: the recording is of another bundle, damaged, or a tensor is NaN or infinite.
+        InputError: the recording is of another bundle or damaged, or a tensor is NaN or infinite.
         RuntimeUnavailableError: onnx or ONNX Runtime is not installed.
     """
     recording.check(bundle)
@@ -46,7 +47,7 @@ def measure_ranges(
 
 
 class _Reader:
-    """Samples of one graph, one by one, as ONNX Runtime's calibrators read them."""
+    """Samples of one graph, with the interface of a `CalibrationDataReader` of ONNX Runtime."""
 
     def __init__(self, recording: Recording, graph: str, progress: Callable[[str], None]) -> None:
         self._samples: Iterator[dict[str, np.ndarray]] = recording.inputs(graph)
@@ -61,6 +62,7 @@ class _Reader:
 
 
 def _graph_ranges(path: Path, reader: _Reader) -> dict[str, tuple[float, float]]:
+    """Range of every float tensor of one graph, by name."""
     quantization = import_quantization()
     with tempfile.TemporaryDirectory() as folder:
         calibrator = quantization.create_calibrator(
@@ -78,7 +80,8 @@ def _graph_ranges(path: Path, reader: _Reader) -> dict[str, tuple[float, float]]
 
 
 def import_quantization() -> Any:
-    """
+    """The module `onnxruntime.quantization.calibrate`.
+
     Raises:
         RuntimeUnavailableError: onnx or ONNX Runtime is not installed.
     """

@@ -1,9 +1,9 @@
-"""A recording: true inputs of every graph, sampled from rollouts, on disk.
+"""A recording: inputs of every graph, sampled while clips were tracked, on disk.
 
-Calibration needs what the graphs see while they track: `track` reads a memory that it wrote itself, and its inputs with
-a full bank, after an occlusion or beside a second object are not those of the first frame. So the recorder runs the
-tracker over clips and keeps samples spread over how full the memory is, how many objects there are, and whether they
-are in sight.
+int8 scales must be measured on the inputs that the graphs have while they track. `track` reads memory entries that
+earlier calls wrote: its inputs with a full memory, after an occlusion or with several objects differ from those of the
+first frame. The recorder therefore tracks clips, and keeps samples spread over how full the memory is, how many objects
+there are and whether they are visible.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ HOW = "record it again with: etam-edge record BUNDLE CLIPS --output DIR"
 
 @dataclass(frozen=True)
 class Sample:
-    """One call of a graph.
+    """The inputs of one call of a graph.
 
     Attributes:
-        file: relative to the recording, a NumPy archive of the graph's inputs by name.
+        file: NumPy archive of the inputs by name, relative to the recording.
         clip: name of the clip.
         frame: index of the frame.
-        kind: what the samples are spread over, in words.
+        kind: kind of the call, in words. Samples are spread over the kinds.
     """
 
     file: str
@@ -48,13 +48,13 @@ class Recording:
 
     Attributes:
         path: its folder.
-        model: `ModelSpec.to_dict` of the model that was tracked with.
-        sizes: of its graphs.
+        model: `ModelSpec.to_dict` of the model that tracked the clips.
+        sizes: `GraphSizes.to_dict` of its graphs.
         checkpoint: name and sha256 of its weights.
-        clips: name, frames and objects of each.
-        seed: of the sampling.
-        samples: by graph.
-        seen: calls by graph and kind, of which the samples are a part.
+        clips: name, number of frames and number of objects of each clip.
+        seed: of the random choice of samples.
+        samples: samples of each graph, by the graph's name.
+        seen: number of calls by the graph's name and the kind of call. The samples are a part of them.
     """
 
     path: Path
@@ -68,16 +68,17 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> Recording:
-        """
+        """Read a recording.
+
         Raises:
-            InputError: there is no recording at `path`, or it is damaged or of another schema.
+            InputError: there is no recording at `path`, or it is damaged or of another schema version.
         """
         file = path / MANIFEST
         try:
             fields = json.loads(file.read_text(encoding="utf-8"))
             schema = fields.pop("schema")
         except FileNotFoundError:
-            raise InputError(f"{path} is no recording: it holds no {MANIFEST}; {HOW}") from None
+            raise InputError(f"{path} is not a recording: it has no {MANIFEST}; {HOW}") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{file} is damaged ({error}); {HOW}") from error
         if schema != SCHEMA_VERSION:
@@ -89,41 +90,43 @@ class Recording:
             raise InputError(f"{file} is damaged ({error}); {HOW}") from error
 
     def to_json(self) -> str:
+        """The text of `recording.json`."""
         fields = {name: value for name, value in vars(self).items() if name not in ("path", "samples")}
         samples = {name: [vars(sample) for sample in rows] for name, rows in self.samples.items()}
         return json.dumps({"schema": SCHEMA_VERSION, **fields, "samples": samples}, indent=1) + "\n"
 
     def check(self, bundle: Bundle) -> None:
-        """Refuse a recording of other graphs than the bundle's, or one that lacks samples.
+        """Check that the bundle's graphs can be calibrated with this recording.
 
         Raises:
-            InputError: it is of another model, other sizes or another checkpoint, or a graph has no sample.
+            InputError: it was recorded with another model, other sizes or another checkpoint, or a graph has no sample.
         """
         manifest = bundle.manifest
         self.check_sizes(manifest.sizes, str(bundle.path))
         mine = {"model": self.model, "checkpoint": self.checkpoint.get("sha256")}
-        theirs = {"model": manifest.model.to_dict(), "checkpoint": manifest.checkpoint.get("sha256")}
+        theirs = {"model": manifest.model.to_dict(), "checkpoint": manifest.checkpoint.sha256}
         for what, value in mine.items():
             if value != theirs[what]:
                 raise InputError(f"{self.path} was recorded with another {what} than {bundle.path} has; {HOW}")
         missing = [name for name in GRAPH_NAMES if not self.samples.get(name)]
         if missing:
-            raise InputError(f"{self.path} holds no sample of {', '.join(missing)}; {HOW}")
+            raise InputError(f"{self.path} has no sample of {', '.join(missing)}; {HOW}")
 
     def check_sizes(self, sizes: GraphSizes, bundle: str) -> None:
-        """
+        """Check that this recording was made with graphs of the given sizes.
+
         Args:
-            sizes: of the graphs that it shall serve.
-            bundle: whose they are, for the sentence.
+            sizes: of the graphs to calibrate.
+            bundle: name of their bundle, for the error message.
 
         Raises:
-            InputError: it was recorded with others.
+            InputError: it was recorded with graphs of other sizes.
         """
         if self.sizes != sizes.to_dict():
             raise InputError(f"{self.path} was recorded with graphs of other sizes than {bundle} has; {HOW}")
 
     def inputs(self, graph: str) -> Iterator[dict[str, np.ndarray]]:
-        """The inputs of a graph, call by call.
+        """Yield the inputs of each sampled call of a graph, by input name.
 
         Raises:
             InputError: a file is missing or damaged.
@@ -138,10 +141,11 @@ class Recording:
 
     @property
     def frames(self) -> int:
+        """Number of frames of all clips."""
         return sum(int(clip["frames"]) for clip in self.clips)
 
     def summary(self) -> dict[str, Any]:
-        """What a bundle's manifest says about it."""
+        """The fields of `etam_edge.bundle.Calibration` that describe this recording."""
         return {
             "clips": self.clips,
             "frames": self.frames,

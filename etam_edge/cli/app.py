@@ -1,15 +1,17 @@
-"""`etam-edge`: the commands, and what happens to their errors.
+"""`etam-edge`: the commands, and how their errors end the program.
 
-Exit codes: 0 done, 1 a check failed its threshold, 2 the call or its input is wrong. A user's mistake never shows a
-traceback; a defect of this package does.
+Exit codes: 0 done, 1 a check is outside its thresholds, 2 the call or its input is wrong, 130 Ctrl-C. A user's error is
+printed in one line; a defect of this package shows its traceback.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from etam_edge import __version__
 from etam_edge.cli.bench import bench
 from etam_edge.cli.build import build
 from etam_edge.cli.check import check
@@ -18,6 +20,8 @@ from etam_edge.cli.doctor import doctor
 from etam_edge.cli.export import export
 from etam_edge.cli.inspect import inspect
 from etam_edge.cli.models import models
+from etam_edge.cli.options import Command, QuietOption, set_quiet, with_quiet
+from etam_edge.cli.quantize import quantize
 from etam_edge.cli.record import record
 from etam_edge.cli.sensitivity import sensitivity
 from etam_edge.cli.track import track
@@ -25,13 +29,30 @@ from etam_edge.errors import EtamError
 
 app = typer.Typer(
     name="etam-edge",
-    help="EfficientTAM from a checkpoint to a robot: export, inspect, track.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (export, build, track, check, bench, sensitivity, record, inspect, models, demo, doctor):
-    app.command()(command)
+COMMANDS = (export, quantize, build, track, check, bench, sensitivity, record, inspect, models, demo, doctor)
+for command in COMMANDS:
+    app.command(cls=Command)(with_quiet(command))
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"etam-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """EfficientTAM from a checkpoint to a robot: export, quantize, build, track, check."""
+    set_quiet(quiet)
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from etam_edge.benchmark.result import Benchmark, ObjectsRun, Timing
 from etam_edge.cli.console import err, megabytes, out
+from etam_edge.workflows.bench import DESCRIPTION, Benchmark, ObjectsRun, Side, Timing
 
 
 def show(result: Benchmark) -> None:
@@ -31,16 +31,29 @@ def show(result: Benchmark) -> None:
             )
     for side in result.sides:
         how = {"fast": ", resizes fast", "graph": ", resizes in its graphs"}.get(side.resize, "")
-        say("start-up", f"{side.name} loads in {side.load:.0f} ms, {side.runtime}{how}")
+        form = "" if side.int8_form is None else f", int8 as {side.int8_form}"
+        say("start-up", f"{side.name} loads in {side.load:.0f} ms, {side.runtime}{form}{how}")
+    for run in result.runs:
+        for side, measured in zip(result.sides, run.sides, strict=True):
+            text = _matrix_share(side, run.objects, measured.whole.p50)
+            if text:
+                say("matrix speed", text)
     for run in result.runs:
         say("memory", _memory(run))
     machine = result.machine
-    say("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
+    say(
+        "machine",
+        f"{machine['cpu']} ({machine['instruction_set']}), {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}",
+    )
     if machine["gpus"]:
         say("GPU", ", ".join(machine["gpus"]))
     if machine["l4t"] or result.power_mode:
         say("Jetson", f"{machine['board'] or 'unknown board'}, power mode {result.power_mode or 'unknown'}")
-    say("threads", "chosen by the runtime" if result.threads is None else str(result.threads))
+    for side in result.sides:
+        say("threads", f"{side.name}: {side.threads or result.threads or 'chosen by the runtime'}")
+    if result.busy:
+        say("busy", f"measured beside {result.busy} {DESCRIPTION}")
     for warning in result.noise.warnings:
         err.print(f"warning: {warning}", markup=False, emoji=False)
 
@@ -106,6 +119,18 @@ def _print_stages(result: Benchmark, run: ObjectsRun) -> None:
 
 def _objects(count: int) -> str:
     return "1 object" if count == 1 else f"{count} objects"
+
+
+def _matrix_share(side: Side, objects: int, median: float) -> str:
+    """How much of the CPU's own matrix speed a frame reaches, in a sentence; "" where it was not measured."""
+    gflop = side.frame_gflop(objects)
+    if gflop is None or side.matrix_gflops is None or not median:
+        return ""
+    reached = gflop / median * 1e3
+    return (
+        f"{side.name}, {_objects(objects)}: a frame multiplies {gflop:.1f} GFLOP, {reached:.0f} GFLOPS; "
+        f"{reached / side.matrix_gflops:.0%} of the {side.matrix_gflops:.0f} GFLOPS of a large float32 product"
+    )
 
 
 def _memory(run: ObjectsRun) -> str:

@@ -1,4 +1,4 @@
-"""Sizes of frames on the command line: 1920x1080."""
+"""Frame sizes on the command line, for example 1920x1080."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]
     """(height, width) of "WIDTHxHEIGHT" in pixels.
 
     Raises:
-        InputError: it is no such text, or no camera has such frames.
+        InputError: the text is not of that form, or no camera has such frames.
     """
     parts = text.strip().lower().split("x")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise InputError(f"{option} {text} is no size; write it like 1280x720")
+        raise InputError(f"{option} {text} is not a size; give one like 1280x720")
     width, height = (int(part[:9]) for part in parts)
     try:
         check_frame_size((height, width))

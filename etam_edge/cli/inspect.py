@@ -1,4 +1,4 @@
-"""`etam-edge inspect`: what a bundle is, and whether it is whole."""
+"""`etam-edge inspect`: the contents of a bundle, and whether its files are intact."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ import typer
 from etam_edge.recipe import REGIONS
 
 if TYPE_CHECKING:
-    from etam_edge.bundle import Bundle, Manifest
+    from etam_edge.bundle import Bundle
     from etam_edge.spec import GraphSizes
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="Directory that export wrote.")],
+    bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show what a bundle holds, after checking every file against its hash."""
+    """Show the contents of a bundle, after checking every file against its hash."""
     from rich.table import Table
 
     from etam_edge.bundle import Bundle
-    from etam_edge.calibration.verdict import describe
     from etam_edge.cli.console import megabytes, next_command, out
+    from etam_edge.workflows.check import describe_accuracy
 
     loaded = Bundle.load(bundle)
     manifest = loaded.manifest
     if as_json:
         out.print(manifest.to_json(), markup=False, end="")
         return
-    spec, sizes = manifest.model, manifest.sizes
+    spec, sizes, recipe = manifest.model, manifest.sizes, manifest.recipe
     pooling = {"none": "unpooled", "score_bias": "pooled 2x2, ln 4 on scores", "key_bias": "pooled 2x2, ln 4 on keys"}
     check = f"{shlex.join(['etam-edge', 'check', str(bundle)])} --reference FP32_BUNDLE --clips DIR"
+    versions = ", ".join(f"{name} {text}" for name, text in manifest.versions.items())
     facts = {
         "model": f"{spec.name}, {spec.image_size} px, {pooling[spec.pooling.value]}",
         "precision": manifest.precision,
-        "checkpoint": f"{manifest.checkpoint.get('name')} (sha256 {manifest.checkpoint.get('sha256') or 'not known'})",
+        "checkpoint": f"{manifest.checkpoint.name} (sha256 {manifest.checkpoint.sha256 or 'not known'})",
         "approximation": manifest.approximation or "none",
         "memory": f"{sizes.conditioning_frames} conditioning + {spec.recent_frames} recent frames in "
         f"{sizes.slots(spec)} slots of {spec.memory_tokens} tokens, {sizes.pointer_slots(spec)} object pointers",
-        "points a prompt": str(sizes.max_points),
+        "points per prompt": str(sizes.max_points),
         "frames": frames_line(sizes),
-        "windows at the border": "filled up to whole ones" if sizes.padded_windows else "cut to their real tokens",
-        "accuracy": describe(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
+        "windows at the border": "padded to whole windows" if sizes.padded_windows else "computed without padding",
+        "accuracy": describe_accuracy(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
         "engines": engines_line(loaded),
-        "made": f"{manifest.created} with " + ", ".join(f"{name} {text}" for name, text in manifest.versions.items()),
+        "created": f"{manifest.created} with {versions}",
     }
     for name, text in facts.items():
         out.print(f"{name + ':':<17}{text}", markup=False)
@@ -56,12 +57,11 @@ def inspect(
         "what it is",
         "precision",
         "largest activation",
-        title=f"recipe ({manifest.recipe.rest} between int8)" if manifest.recipe.int8_regions else "recipe",
+        title=f"recipe (float precision {recipe.float_precision})" if recipe.int8_regions else "recipe",
     )
-    largest = manifest.calibration.get("largest", {})
-    for name, precision in manifest.recipe.regions.items():
-        reach = largest.get(name, {}).get("value")
-        regions.add_row(name, REGIONS[name], precision, "" if reach is None else f"{reach:.4g}")
+    largest = manifest.calibration.largest if manifest.calibration else {}
+    for name, precision in recipe.regions.items():
+        regions.add_row(name, REGIONS[name], precision, f"{largest[name].value:.4g}" if name in largest else "")
     out.print(regions)
 
     graphs = Table("graph", "size", "opset", "reads", "writes", title="graphs (files match their hashes)")
@@ -91,26 +91,10 @@ def frames_line(sizes: GraphSizes) -> str:
 
 def engines_line(bundle: Bundle) -> str:
     """What the bundle has engines for, and whether they are of its graphs."""
-    from etam_edge.engines import built_for, stale
+    from etam_edge.bundle.engines import built_for, stale
 
     found = []
-    for builder in built_for(bundle):
-        reason = stale(bundle, builder)
-        found.append(str(builder) if reason is None else f"{builder}, which do not serve: {reason}")
+    for platform in built_for(bundle):
+        reason = stale(bundle, platform)
+        found.append(str(platform) if reason is None else f"{platform}, unusable: {reason}")
     return "; ".join(found) or f"none; build them where they will run: etam-edge build {bundle.path}"
-
-
-def recipe_lines(manifest: Manifest) -> list[str]:
-    """Which regions have which precision, on which clips that rests, and what was left out."""
-    by_precision: dict[str, list[str]] = {}
-    for name, precision in manifest.recipe.regions.items():
-        by_precision.setdefault(precision, []).append(name)
-    lines = [f"{precision}: {', '.join(names)}" for precision, names in by_precision.items()]
-    if manifest.calibration.get("clips"):
-        clips = ", ".join(clip["name"] for clip in manifest.calibration["clips"])
-        purpose = "calibrated" if manifest.recipe.int8_regions else "audited"
-        lines.append(f"{purpose} on {manifest.calibration['frames']} frames of {clips}")
-    left = manifest.calibration.get("left_float", [])
-    if left:
-        lines.append(f"not quantized, though their region is int8: {', '.join(left)}")
-    return lines

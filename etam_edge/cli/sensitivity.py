@@ -1,26 +1,17 @@
-"""`etam-edge sensitivity`: what every region costs and gains when it alone changes its precision."""
+"""`etam-edge sensitivity`: what each region loses and gains when it alone changes its precision."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from etam_edge.errors import InputError
-from etam_edge.recipe import FP16, FP32, INT8, REGIONS, Recipe
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from etam_edge.calibration.sensitivity import RegionCost
-    from etam_edge.cli.conversion import Conversion
-    from etam_edge.clips.clip_set import Clip
-
-TABLE, PLOT = "sensitivity.json", "sensitivity.png"
+from etam_edge.cli.threads import THREADS
+from etam_edge.recipe import FP16, INT8
 
 
 class Changed(str, Enum):
@@ -30,142 +21,79 @@ class Changed(str, Enum):
 
 def sensitivity(
     bundle: Annotated[Path, typer.Argument(help="An fp32 bundle.")],
-    clips: Annotated[Path, typer.Option(help="Clips to judge on; those with true masks give a drop of J&F too.")],
+    clips: Annotated[
+        Path, typer.Option(help="Clips to measure accuracy on; those with ground-truth masks give a drop of J&F too.")
+    ],
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Clips or a recording to take int8 scales from.", show_default="those of --clips"),
+        typer.Option(help="Clips or a recording to measure activation ranges on.", show_default="the clips of --clips"),
     ] = None,
-    precision: Annotated[Changed, typer.Option(help="What each region becomes in its turn.")] = Changed.INT8,
+    precision: Annotated[
+        Changed, typer.Option(help="Precision that each region gets, one region at a time.")
+    ] = Changed.INT8,
     region: Annotated[list[str] | None, typer.Option(help="Only this region; repeatable.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, where --clips is one clip.")] = None,
-    max_frames: Annotated[int | None, typer.Option(min=2, help="Frames of each clip; all without it.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, if --clips is a single clip.")] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames of each clip.", show_default="all frames")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", **THREADS)] = None,
     output: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("out/sensitivity"),
 ) -> None:
-    """Rank the regions of a model by the accuracy that they lose and the time that they gain, one at a time."""
-    from etam_edge.bundle import Bundle
-    from etam_edge.calibration.sensitivity import costs_to_json, plot_costs
-    from etam_edge.cli.console import next_command, out
-    from etam_edge.cli.conversion import Conversion
-    from etam_edge.clips.clip_set import find_clips
-    from etam_edge.figures import need_matplotlib
+    """Rank the regions of a model by the accuracy they lose and the time they gain, one at a time."""
+    from etam_edge.cli.console import next_command, out, showing_progress
+    from etam_edge.workflows.sensitivity import sensitivity as measure
 
-    regions = _regions(region)
-    need_matplotlib()
-    source = Bundle.load(bundle)
-    found = find_clips(clips, prompts)
-    for clip in found:
-        source.check_frame_shape(clip.frames.frame_shape, f"clip {clip.name}")
-    given = calibration if calibration is not None else clips
-    conversion = Conversion.prepare(source, given, prompts if calibration is None else None, "calibration")
-    try:
-        costs = measure_costs(conversion, found, regions, precision.value, max_frames, threads)
-    finally:
-        conversion.close()
-    show_costs(costs)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / TABLE).write_text(costs_to_json(costs), encoding="utf-8")
-        plot_costs(costs, output / PLOT)
-    except OSError as error:
-        raise InputError(f"--output {output} cannot be written ({error.strerror}); name another folder") from error
-    out.print(f"{output / PLOT}, {output / TABLE}", markup=False)
-    next_command(f"etam-edge export --precision {precision.value} --calibration CLIPS --region NAME=PRECISION")
-
-
-def measure_costs(
-    conversion: Conversion,
-    clips: Sequence[Clip],
-    regions: Sequence[str],
-    precision: str,
-    max_frames: int | None = None,
-    threads: int | None = None,
-) -> list[RegionCost]:
-    """The cost of each region, with a progress bar."""
-    from etam_edge.calibration.check import count_frames
-    from etam_edge.calibration.sensitivity import region_costs
-    from etam_edge.runtimes import Tracker
-
-    reference = Tracker.load(conversion.source.path, threads=threads)
-    total = len(regions) * sum(count_frames(clips, max_frames))
-    with _progress() as bar, tempfile.TemporaryDirectory(prefix="etam-edge-") as folder:
-        task = bar.add_task("sensitivity", total=total)
-        return region_costs(
-            lambda recipe: conversion.tracker(recipe, Path(folder), threads),
-            reference,
+    with showing_progress() as progress:
+        result = measure(
+            bundle,
             clips,
-            regions,
-            precision,
-            max_frames,
-            lambda what: bar.update(task, advance=1, description=what),
+            precision.value,
+            calibration=calibration,
+            prompts=prompts,
+            regions=region,
+            max_frames=max_frames,
+            threads=threads,
+            output=output,
+            progress=progress,
         )
+    show_costs(result.to_rows())
+    out.print(", ".join(map(str, result.files)), markup=False)
+    quantize = ["etam-edge", "quantize", str(bundle), "--precision", precision.value, "--calibration", "CLIPS"]
+    next_command(f"{shlex.join(quantize)} --region NAME=PRECISION")
 
 
-def choose_regions(
-    conversion: Conversion, clips: Sequence[Clip], recipe: Recipe, max_drop: float
-) -> tuple[Recipe, dict[str, Any]]:
-    """The fastest set of the recipe's int8 regions within a budget, and how it was found, for the manifest.
+def show_costs(costs: Sequence[Mapping[str, Any]]) -> None:
+    """Print the ranking as a table.
 
     Args:
-        recipe: the regions to choose from in int8, all others as they shall be.
-        max_drop: points of J&F.
+        costs: fields of `etam_edge.evaluation.sensitivity.RegionCost`, one mapping for each region.
     """
-    from dataclasses import asdict
-
-    from etam_edge.calibration.sensitivity import fastest_within
-    from etam_edge.cli.console import out
-    from etam_edge.runtimes import Tracker
-
-    costs = measure_costs(conversion, clips, recipe.int8_regions, INT8)
-    show_costs(costs)
-    base = recipe.with_regions(dict.fromkeys(recipe.int8_regions, recipe.rest))
-    with _progress() as bar, tempfile.TemporaryDirectory(prefix="etam-edge-") as folder:
-        task = bar.add_task("mixed", total=None)
-        chosen, trials = fastest_within(
-            lambda one: conversion.tracker(one, Path(folder)),
-            Tracker.load(conversion.source.path),
-            clips,
-            costs,
-            base,
-            max_drop,
-            step=lambda what: bar.update(task, advance=1, description=what),
-        )
-    for trial in trials:
-        names = ", ".join(trial.regions) or "nothing"
-        verdict = "kept" if trial is trials[-1] else "too much"
-        out.print(f"int8 in {names}: drop {trial.drop:.2f} points, IoU {trial.mean_iou:.4f}; {verdict}", markup=False)
-    return chosen, {"sensitivity": [asdict(cost) for cost in costs], "trials": [asdict(trial) for trial in trials]}
-
-
-def show_costs(costs: Sequence[RegionCost]) -> None:
-    """The ranking as a table."""
     from rich.table import Table
 
     from etam_edge.cli.console import out
 
-    timed = costs[0].precision == INT8
-    columns = ["region", "drop of J&F", "mean IoU", "smallest", "flips", "NaN", *(["ms", "gained"] if timed else [])]
+    precision = costs[0]["precision"]
+    # fp16 is emulated on a CPU: its times mean nothing.
+    timed = precision == INT8
+    columns = [
+        "region",
+        "drop of J&F",
+        "mean IoU",
+        "smallest IoU",
+        "flips",
+        "NaN",
+        *(["ms", "gained"] if timed else []),
+    ]
     table = Table(
         *columns,
-        title=f"each region alone in {costs[0].precision}, against fp32; least lost first",
-        caption="flips: object frames on which sight or the choice of mask changed; NaN: frames; ms: a frame",
+        title=f"each region alone in {precision}, compared with fp32; the least accuracy lost first",
+        caption="flips: objects on frames where visibility or the chosen mask changed; NaN: frames; ms: of a frame; "
+        "CPU: " + ", int8 as ".join(filter(None, (costs[0].get("cpu"), costs[0].get("int8_form")))),
     )
     for cost in costs:
-        drop = "no truth" if cost.drop is None else f"{cost.drop:+.2f}"
-        row = [cost.region, drop, f"{cost.mean_iou:.4f}", f"{cost.smallest_iou:.3f}"]
-        row += [str(cost.score_flips + cost.choice_flips), str(cost.not_finite)]
-        table.add_row(*row, *([f"{cost.milliseconds:.1f}", f"{cost.gain:+.2f}"] if timed else []))
+        drop = "no ground truth" if cost["drop"] is None else f"{cost['drop']:+.2f}"
+        row = [cost["region"], drop, f"{cost['mean_iou']:.4f}", f"{cost['smallest_iou']:.3f}"]
+        row += [str(cost["score_flips"] + cost["choice_flips"]), str(cost["not_finite"])]
+        gain = cost["reference_milliseconds"] - cost["milliseconds"]
+        table.add_row(*row, *([f"{cost['milliseconds']:.1f}", f"{gain:+.2f}"] if timed else []))
     out.print(table)
-
-
-def _regions(names: list[str] | None) -> list[str]:
-    if not names:
-        return list(REGIONS)
-    Recipe(dict.fromkeys(names, FP32))  # refuses what is no region
-    return list(dict.fromkeys(names))
-
-
-def _progress() -> Progress:
-    from etam_edge.cli.console import frame_progress
-
-    return frame_progress()

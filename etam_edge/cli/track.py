@@ -1,4 +1,4 @@
-"""`etam-edge track`: a bundle, frames and prompts to masks."""
+"""`etam-edge track`: track prompted objects through a video, a folder of images or a camera."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from etam_edge.cli.threads import THREADS
 from etam_edge.errors import EtamError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from etam_edge.cli.outputs import Output
-    from etam_edge.clips.prompts import PromptPlan
-    from etam_edge.clips.sources import FrameSource
+    from etam_edge.media.prompt_plan import PromptPlan
+    from etam_edge.media.sinks import Output
+    from etam_edge.media.sources import FrameSource
     from etam_edge.runtimes import Session
 
 
@@ -50,19 +51,20 @@ def track(
     resize: Annotated[
         str, typer.Option(help="How the host resizes: exact, as the reference does, or fast, with OpenCV.")
     ] = "exact",
-    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, tensorrt or tensorrt-rtx.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="all cores")] = None,
+    runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt-rtx.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", **THREADS)] = None,
 ) -> None:
     """Track prompted objects through a video, a folder of images or a camera."""
     from etam_edge.cli.console import err, next_command
-    from etam_edge.clips.prompts import plan_prompts
-    from etam_edge.clips.sources import open_source
+    from etam_edge.media.playback import check_reach
+    from etam_edge.media.prompt_files import plan_prompts
+    from etam_edge.media.sources import open_source
     from etam_edge.runtimes import Tracker
 
-    # All that can be refused is refused before the first frame is tracked.
+    # Everything that can be checked is checked before the first frame is tracked.
     plan = plan_prompts(point or [], negative_point or [], box, mask, prompts)
     frames = open_source(source)
-    _check_reach(plan, frames, max_frames)
+    check_reach(plan, frames, max_frames)
     if output is None and masks is None and scores is None:
         output = Path(f"{frames.stem}_tracked.mp4")
     _check_overwriting(frames, plan, output, masks, scores)
@@ -78,14 +80,14 @@ def track(
         kept = f"; kept: {_frames(run.count)} in {places}" if ending.kept else ""
         raise type(ending.failure)(f"{ending.failure}{kept}") from ending.failure
     if not err.is_terminal:
-        _say(f"track: {run.pace()}", err)
-    _say(f"{'interrupted; ' if ending.interrupted else ''}{run.summary()}, {tracker.runtime}")
+        _print(f"track: {run.pace()}", err)
+    _print(f"{'interrupted; ' if ending.interrupted else ''}{run.summary()}, {tracker.runtime}")
     for path in ending.kept:
-        _say(f"  {path}")
+        _print(f"  {path}")
     if ending.interrupted:
         raise typer.Exit(130)
     for note in _shortfalls(run.count, plan, frames, max_frames):
-        _say(f"  {note}")
+        _print(f"  {note}")
     if prompts is None:
         again = shlex.join(["etam-edge", "track", str(bundle), source, "--prompts", "FILE.json"])
         next_command(f"{again}   (more objects, later frames, corrections)")
@@ -93,8 +95,8 @@ def track(
         next_command(f"{shlex.join(['etam-edge', 'inspect', str(bundle)])}   (sizes, precision, origin of the bundle)")
 
 
-def _say(text: str, console: Console | None = None) -> None:
-    """Print it as it is: a path may look like markup or an emoji."""
+def _print(text: str, console: Console | None = None) -> None:
+    """Print a line without interpreting markup or emoji codes, which paths may contain."""
     from etam_edge.cli.console import out
 
     (console or out).print(text, markup=False, emoji=False)
@@ -104,28 +106,14 @@ def _frames(count: int) -> str:
     return "1 frame" if count == 1 else f"{count} frames"
 
 
-def _check_reach(plan: PromptPlan, frames: FrameSource, max_frames: int | None) -> None:
-    """
-    Raises:
-        InputError: a prompt is for a frame that does not come.
-    """
-    if max_frames is not None:
-        plan.check_frames(max_frames)
-    # What a video announces may be too few; it is counted only where that matters.
-    if frames.length is not None and plan.last_frame >= frames.length:
-        count = frames.count()
-        if count is not None:
-            plan.check_frames(count)
-
-
 def _check_overwriting(
     frames: FrameSource, plan: PromptPlan, output: Path | None, masks: Path | None, scores: Path | None
 ) -> None:
     """
     Raises:
-        InputError: what is written would take the place of what is read, or of something else that is written.
+        InputError: an output would overwrite a file that is read, or another output.
     """
-    from etam_edge.clips.sources import IMAGE_SUFFIXES
+    from etam_edge.media.sources import IMAGE_SUFFIXES
 
     source = frames.path.resolve() if frames.path else None
     read = [source, *(path.resolve() for path in plan.files)]
@@ -146,11 +134,12 @@ def _check_overwriting(
 def _open_outputs(
     frames: FrameSource, plan: PromptPlan, output: Path | None, masks: Path | None, scores: Path | None
 ) -> Iterator[Output]:
-    """
+    """Open the outputs that were requested, one by one.
+
     Raises:
         EtamError: one of them cannot be written.
     """
-    from etam_edge.cli.outputs import MaskFolder, OverlayVideo, ScoreLines
+    from etam_edge.media.sinks import MaskFolder, OverlayVideo, ScoreLines
 
     if masks is not None:
         yield MaskFolder(masks, plan.object_ids)
@@ -161,7 +150,7 @@ def _open_outputs(
 
 
 def _shortfalls(count: int, plan: PromptPlan, frames: FrameSource, max_frames: int | None) -> Iterator[str]:
-    """What did not come, though it was announced or asked for."""
+    """Notes about frames that the source announced, or that have prompts, and that did not come."""
     expected = min((n for n in (frames.length, max_frames) if n is not None), default=0)
     if count < expected:
         yield f"the source announces {_frames(frames.length or 0)} and gave {count}; it may be cut short or damaged"
@@ -171,7 +160,7 @@ def _shortfalls(count: int, plan: PromptPlan, frames: FrameSource, max_frames: i
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, so that nothing is left half-written."""
+    """Delay Ctrl-C until the end of the block, so that a frame is written to all outputs or to none."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield
@@ -196,9 +185,9 @@ class _Ending:
     """How a run ended.
 
     Attributes:
-        interrupted: whether by Ctrl-C.
-        failure: what went wrong first.
-        kept: the outputs that were completed, with all frames up to the end.
+        interrupted: whether it was stopped by Ctrl-C.
+        failure: the first error.
+        kept: paths of the outputs that were completed, with all frames processed until then.
     """
 
     interrupted: bool = False
@@ -209,8 +198,12 @@ class _Ending:
 class _Run:
     """One pass over a source.
 
+    Args:
+        session: new.
+        plan: prompts.
+
     Attributes:
-        count: frames that were tracked and written.
+        count: number of frames that were tracked and written.
     """
 
     def __init__(self, session: Session, plan: PromptPlan) -> None:
@@ -218,13 +211,13 @@ class _Run:
         self._plan = plan
         self._outputs: list[Output] = []
         self.count = 0
-        self._out_of_sight = 0
+        self._invisible = 0
         self._seconds = 0.0
 
     def perform(
         self, frames: FrameSource, max_frames: int | None, open_outputs: Callable[[], Iterable[Output]]
     ) -> _Ending:
-        """Track all frames; whatever happens, complete what was written, or leave nothing of it."""
+        """Track all frames. In any case, outputs are completed with the frames written so far, or removed."""
         ending = _Ending()
         try:
             for sink in open_outputs():
@@ -250,7 +243,7 @@ class _Run:
     def summary(self) -> str:
         objects = len(self._plan.object_ids)
         text = f"{_frames(self.count)}, {objects} object{'s' if objects > 1 else ''}, {self._rate():.1f} frames/s"
-        return f"{text}, all out of sight on {self._out_of_sight}" if self._out_of_sight else text
+        return f"{text}, none visible on {_frames(self._invisible)}" if self._invisible else text
 
     def _rate(self) -> float:
         return self.count / self._seconds if self._seconds else 0.0
@@ -261,22 +254,21 @@ class _Run:
             EtamError: a frame cannot be read, tracked or written.
         """
         from etam_edge.cli.console import frame_progress
+        from etam_edge.media.playback import play, track_frame
 
         begin = time.perf_counter()
+        runner = partial(track_frame, self._session)
         total = min((n for n in (frames.length, max_frames) if n is not None), default=None)
         with frame_progress() as bar:
             task = bar.add_task("track", total=total)
-            for index, frame in enumerate(islice(frames, max_frames)):
-                result = self._session.track(frame.pixels, prompts=self._plan.prompts(index))
-                for object_id, prompt in self._plan.corrections(index):
-                    result = self._session.refine(object_id, prompt)
+            for played, (result,) in play(frames, self._plan, [runner], max_frames):
                 # Ctrl-C between two outputs would leave them with different frames.
                 with _interrupts_held():
                     for sink in self._outputs:
-                        sink.write(frame, result)
+                        sink.write(played.frame, result)
                     self.count += 1
                     self._seconds = time.perf_counter() - begin
-                    self._out_of_sight += bool(result.object_ids) and not (result.object_scores > 0).any()
+                    self._invisible += len(result) > 0 and not result.visible.any()
                 bar.update(task, completed=self.count, total=total and max(total, self.count))
         if not self.count:
             raise InputError("the source gave no frame; check that it is not empty or in use")

@@ -1,13 +1,14 @@
-"""Every export is held against the PyTorch model before its bundle is written.
+"""Verification of an exported bundle against the PyTorch model, before the bundle is written.
 
-Each graph gets the inputs that the PyTorch model had at the same point of a short stream (a click, a box with an
-earlier mask, a mask prompt; a lone memory, two memories; two objects of different history in one batch), so that
-differences do not add up. Whole streams are compared by the tests, against the reference's own answers.
+The graphs run in `OnnxRuntimeBackend` on the CPU, which rewrites them when it loads them: a wrong rewrite fails the
+export, as a wrong graph does.
+
+Each graph gets the inputs that the PyTorch model had at the same point of a short stream, so that differences do not
+accumulate: a click, a box with an earlier mask, and a mask prompt; one memory, and two memories; two objects of
+different history in one batch. Whole streams are compared by the tests, against the outputs of the reference.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from etam_edge.bundle import Bundle
 from etam_edge.errors import ExportError
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
 from etam_edge.model.layers import to_tokens
 from etam_edge.model.memory_attention import LOG_4, pool_tokens
+from etam_edge.runtimes.backends.arrays import run_on_arrays
+from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
 from etam_edge.spec import (
     EMPTY_BIAS,
     EMPTY_POINT,
@@ -40,58 +44,52 @@ TOLERANCE = {
     "conditioned_features": 2e-3,
     "masks": 2e-3,
 }
-"""Largest difference allowed, relative to the output's root mean square where that is above one. Of masks, which are on
-or off, it is the largest logit that was taken for the other sign."""
+"""Largest difference allowed by output, divided by the output's root mean square where that is above one. For masks,
+which are 0 or 1, the difference is the largest absolute logit of a pixel whose mask has the wrong sign."""
 FRAME_TOLERANCE = 5e-3
-"""Of image features where the graph resizes the frame. A pixel in ten thousand lies so near a half that the graph's
-float32 rounds it otherwise than the reference's fixed-point numbers do, by one of 255 levels."""
+"""Tolerance of image features if the graph resizes the frame. About one pixel in ten thousand is so close to a half
+that float32 arithmetic rounds it to another of the 255 levels than the reference's fixed-point arithmetic does."""
 
 Arrays = dict[str, np.ndarray]
 
 
 class _Graphs:
-    """The exported files in ONNX Runtime on the CPU."""
+    """The graphs of a bundle in the backend that runs them on a CPU."""
 
-    def __init__(self, folder: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._sessions = {
-            path.stem: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for path in sorted(folder.glob("*.onnx"))
-        }
+    def __init__(self, bundle: Bundle) -> None:
+        self._entries = bundle.manifest.graphs
+        self._backend = OnnxRuntimeBackend(bundle, provider="cpu")
 
     def run(self, name: str, inputs: Arrays) -> Arrays:
-        session = self._sessions[name]
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        """Outputs of a graph by name."""
+        return run_on_arrays(self._backend, name, self._entries[name].signature, inputs)
 
 
 class Differences:
-    """Largest differences seen, by output."""
+    """Largest differences so far, by output, in the units of `TOLERANCE`."""
 
     def __init__(self) -> None:
         self.largest: dict[str, float] = {}
 
     def add(self, name: str, actual: np.ndarray, expected: Tensor) -> None:
+        """Compare an output with the model's; shapes may differ in axes of length one."""
         wanted = expected.detach().numpy().reshape(actual.shape).astype(np.float64)
         self._note(name, float(np.max(np.abs(actual - wanted))), wanted)
 
     def add_mask(self, actual: np.ndarray, logits: Tensor) -> None:
-        """A mask of 0 and 1, (H, W), and the logits it is made of, (1, 1, H, W)."""
+        """Compare a mask of 0 and 1, (H, W), with the signs of the model's logits, (1, 1, H, W)."""
         wanted = logits.detach().numpy()[0, 0].astype(np.float64)
         wrong = actual != (wanted > 0)
         self._note("masks", float(np.max(np.abs(wanted), where=wrong, initial=0.0)), wanted)
 
     def _note(self, name: str, largest: float, wanted: np.ndarray) -> None:
         difference = largest / max(1.0, float(np.sqrt(np.mean(wanted**2))))
-        # NaN compares false with everything; infinity fails every tolerance.
+        # NaN would pass every comparison with a tolerance below; infinity fails them all.
         difference = difference if np.isfinite(difference) else float("inf")
         self.largest[name] = max(self.largest.get(name, 0.0), difference)
 
     def add_segmentation(self, actual: Arrays, row: int, expected: Segmentation) -> None:
+        """Compare the segmentation of one object: row `row` of the graph's outputs."""
         self.add("mask_logits", actual["mask_logits"][row], expected.mask_logits)
         self.add("iou", actual["iou"][row], expected.iou)
         self.add("object_score", actual["object_score"][row], expected.score)
@@ -99,16 +97,21 @@ class Differences:
 
 
 @torch.inference_mode()
-def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[str, float]:
-    """Run the graphs in `folder` beside the model.
+def verify_graphs(bundle: Bundle, model: EfficientTAM) -> dict[str, float]:
+    """Compare the outputs of an fp32 bundle with those of the model it was exported from.
+
+    Args:
+        bundle: the bundle; its manifest may lack the verification.
+        model: in evaluation mode, float32, on the CPU.
 
     Returns:
-        the largest difference of each output.
+        the largest difference of each output, in the units of `TOLERANCE`.
 
     Raises:
         ExportError: a difference is above its tolerance.
     """
-    spec, graphs, differences = model.spec, _Graphs(folder), Differences()
+    spec, sizes = model.spec, bundle.manifest.sizes
+    graphs, differences = _Graphs(bundle), Differences()
     features = []
     for index in range(2):
         frame = synthetic_frame(*(sizes.frame_size or (spec.image_size, spec.image_size)), index)
@@ -117,30 +120,30 @@ def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[
 
     prompted = _verify_prompts(graphs, model, sizes, features[0], differences)
     memories, remembered = [], []
-    for said in prompted:
-        logits = said.mask_logits.reshape(1, spec.mask_size, spec.mask_size)
-        memories.append(model.remember(features[0], said.mask_logits, binarise=True))
+    for segmentation in prompted:
+        logits = segmentation.mask_logits.reshape(1, spec.mask_size, spec.mask_size)
+        memories.append(model.remember(features[0], segmentation.mask_logits, binarise=True))
         inputs = {"image_features": features[0].numpy(), "mask_logits": logits.numpy()}
         remembered.append(graphs.run("remember", inputs))
         differences.add("memory_values", remembered[-1]["memory_values"], _values(model, memories[-1]))
 
-    # Object 0 was clicked on frame 0 and has one memory; object 1 has that of its mask as conditioning frame and that
-    # of its box as if it were the frame before.
+    # Object 0 was clicked on frame 0 and has one memory. Object 1 has two: its mask prompt as the conditioning frame,
+    # and its box prompt as if it were the previous frame.
     bank = _EmptyBank(model, sizes)
-    lone = bank.row()
+    single = bank.row()
     if spec.pooled:
-        lone["bank_keys"][:UNPOOLED_SLOTS] = remembered[0]["unpooled_keys"][0]
-        lone["bank_values"][:UNPOOLED_SLOTS] = remembered[0]["unpooled_values"][0]
-        lone["slot_bias"][:UNPOOLED_SLOTS] = 0.0
+        single["bank_keys"][:UNPOOLED_SLOTS] = remembered[0]["unpooled_keys"][0]
+        single["bank_values"][:UNPOOLED_SLOTS] = remembered[0]["unpooled_values"][0]
+        single["slot_bias"][:UNPOOLED_SLOTS] = 0.0
     else:
-        bank.put(lone, 0, remembered[0], code=spec.memory_frames - 1)
-    bank.put_pointer(lone, 0, prompted[0].pointer)
+        bank.put(single, 0, remembered[0], code=spec.memory_frames - 1)
+    bank.put_pointer(single, 0, prompted[0].pointer)
     both = bank.row()
     bank.put(both, 1, remembered[2], code=spec.memory_frames - 1)
     bank.put(both, 0, remembered[1], code=0)
     bank.put_pointer(both, 3, prompted[2].pointer)
     bank.put_pointer(both, 1, prompted[1].pointer)
-    batch = {name: np.stack([lone[name], both[name]]) for name in lone}
+    batch = {name: np.stack([single[name], both[name]]) for name in single}
     actual = graphs.run("track", {**batch, "image_features": features[1].numpy()})
 
     codes, position = model.maskmem_tpos_enc, model.memory_position
@@ -156,13 +159,13 @@ def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[
             torch.cat([pointer.reshape(1, -1, spec.memory_width) for pointer in pointers], dim=1),
         )
         empty = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
-        said = model.segment(conditioned, *empty, None, multimask=True)
+        segmentation = model.segment(conditioned, *empty, None, multimask=True)
         differences.add("conditioned_features", actual["conditioned_features"][row], conditioned)
-        differences.add_segmentation(actual, row, said)
-        memory = model.remember(features[1], said.mask_logits, binarise=False)
+        differences.add_segmentation(actual, row, segmentation)
+        memory = model.remember(features[1], segmentation.mask_logits, binarise=False)
         differences.add("memory_values", actual["memory_values"][row], _values(model, memory))
         if sizes.frame_size is not None:
-            large = F.interpolate(said.mask_logits, sizes.frame_size, mode="bilinear", align_corners=False)
+            large = F.interpolate(segmentation.mask_logits, sizes.frame_size, mode="bilinear", align_corners=False)
             differences.add_mask(actual["masks"][row], large)
 
     allowed = TOLERANCE if sizes.frame_size is None else {**TOLERANCE, "image_features": FRAME_TOLERANCE}
@@ -170,13 +173,13 @@ def verify_graphs(folder: Path, model: EfficientTAM, sizes: GraphSizes) -> dict[
     if beyond:
         text = ", ".join(f"{name} differs by {value:.2g} (allowed {allowed[name]})" for name, value in beyond.items())
         raise ExportError(
-            f"the exported graphs do not answer what the PyTorch model answers: {text}; nothing was written"
+            f"the outputs of the exported graphs differ from those of the PyTorch model: {text}; nothing was written"
         )
     return differences.largest
 
 
 def synthetic_frame(height: int, width: int, index: int) -> np.ndarray:
-    """A textured uint8 (height, width, 3) image, moved by a few pixels for each index."""
+    """A textured image, uint8 (height, width, 3), shifted by 2 % of its width per index."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     y, x = y / height, x / width + 0.02 * index
     rng = np.random.default_rng(0)
@@ -196,7 +199,11 @@ def _resized(frame: np.ndarray, size: int) -> np.ndarray:
 def _verify_prompts(
     graphs: _Graphs, model: EfficientTAM, sizes: GraphSizes, features: Tensor, differences: Differences
 ) -> list[Segmentation]:
-    """A click; a box with an earlier mask, on features that are given as conditioned; a mask."""
+    """Compare three prompts in one batch: a click, a box with an earlier mask (as a correction), and a mask.
+
+    Returns:
+        the model's segmentation of each.
+    """
     spec, size = model.spec, float(model.spec.image_size)
     low = spec.mask_size
     click = torch.tensor([[[0.3 * size, 0.6 * size]]]), torch.ones(1, 1, dtype=torch.int64)
@@ -230,24 +237,26 @@ def _verify_prompts(
             "multimask": np.array([1, 0, 0], dtype=np.int32),
         },
     )
-    for row, said in enumerate(expected):
-        differences.add_segmentation(actual, row, said)
+    for row, segmentation in enumerate(expected):
+        differences.add_segmentation(actual, row, segmentation)
     return expected
 
 
 def _values(model: EfficientTAM, memory: Tensor) -> Tensor:
+    """The `memory_values` of raw memory, (1, T, M)."""
     tokens = to_tokens(memory)
     return pool_tokens(tokens, model.spec.grid) if model.spec.pooled else tokens
 
 
 class _EmptyBank:
-    """Rows of the bank for `track`, filled by hand."""
+    """Inputs of `track` for one object, without the object axis."""
 
     def __init__(self, model: EfficientTAM, sizes: GraphSizes) -> None:
         self.spec = model.spec
         self.slots, self.pointer_slots = sizes.slots(model.spec), sizes.pointer_slots(model.spec)
 
     def row(self) -> Arrays:
+        """An empty bank."""
         spec = self.spec
         shape = (self.slots, spec.memory_layers, spec.memory_tokens, spec.width)
         return {
@@ -260,11 +269,13 @@ class _EmptyBank:
         }
 
     def put(self, row: Arrays, slot: int, entry: Arrays, code: int) -> None:
+        """Write a memory entry to a slot, with a row of the time code table."""
         row["bank_keys"][slot] = entry["memory_keys"][0]
         row["bank_values"][slot] = entry["memory_values"][0]
         row["time_codes"][slot] = code
         row["slot_bias"][slot] = LOG_4 if self.spec.pooling is Pooling.SCORE_BIAS else 0.0
 
     def put_pointer(self, row: Arrays, slot: int, pointer: Tensor) -> None:
+        """Write an object pointer to a pointer slot."""
         row["bank_pointers"][slot] = pointer[0].numpy()
         row["pointer_bias"][slot] = 0.0

@@ -1,7 +1,7 @@
-"""EfficientTAM in PyTorch, in plain form: the yardstick that every graph and precision is held against.
+"""EfficientTAM in PyTorch, in its plain form: exported graphs and other precisions are compared with it.
 
-Official checkpoints load as they are. Nothing here is fast on purpose; the algebra that makes the exported graphs fast
-lives in `etam_edge.exporters`.
+Official checkpoints load unchanged. The code favours clarity over speed; the algebra that makes the exported graphs
+fast is in `etam_edge.exporters.graphs`.
 """
 
 from etam_edge.model.efficienttam import EfficientTAM

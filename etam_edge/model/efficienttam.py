@@ -1,4 +1,4 @@
-"""The whole model: the five verbs that tracking is made of, on plain tensors."""
+"""The whole model: the operations that tracking is composed of, on plain tensors."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from etam_edge.spec import ModelSpec
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 NO_OBJECT_LOGIT = -1024.0
-"""Mask logit everywhere when the object is not in sight."""
+"""Mask logit everywhere when the object is not visible."""
 MEMORY_SCALE, MEMORY_SHIFT = 20.0, -10.0
-"""A mask in [0, 1] enters the memory encoder as 20 * mask - 10."""
+"""The memory encoder reads a mask in [0, 1] as 20 * mask - 10."""
 
 
 class Segmentation(NamedTuple):
-    """The decoder's answer for B objects, occlusion already applied."""
+    """The decoder's output for B objects, with occlusion applied."""
 
     mask_logits: Tensor
-    """(B, 1, 4s, 4s); -1024 everywhere when the object is not in sight"""
+    """(B, 1, 4s, 4s); -1024 everywhere if the object is not visible."""
     iou: Tensor
-    """(B, 1)"""
+    """(B, 1), predicted IoU in [0, 1]."""
     score: Tensor
-    """(B, 1)"""
+    """(B, 1), object score logit; <= 0 if the object is not visible."""
     pointer: Tensor
-    """(B, width)"""
+    """(B, width), the object pointer."""
     choice: Tensor
-    """(B,) int64, which mask candidate"""
+    """(B,) int64, index of the mask candidate that was chosen."""
 
 
 def _embedding(*shape: int) -> nn.Parameter:
@@ -47,8 +47,8 @@ def _embedding(*shape: int) -> nn.Parameter:
 class EfficientTAM(nn.Module):
     """EfficientTAM of any `ModelSpec`, with the parameter names of the official checkpoints.
 
-    The verbs follow the reference's video predictor in evaluation mode; occlusion handling, multimask rules and memory
-    scaling are the released configuration's.
+    The methods follow the reference's video predictor in evaluation mode. Occlusion handling, multimask rules and
+    memory scaling are those of the released configuration.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -60,7 +60,7 @@ class EfficientTAM(nn.Module):
         self.memory_encoder = MemoryEncoder(spec)
         self.maskmem_tpos_enc = _embedding(spec.memory_frames, 1, 1, spec.memory_width)
         self.no_mem_embed = _embedding(1, 1, spec.width)
-        # Never read in this configuration; kept because official checkpoints hold it.
+        # Not used in this configuration; official checkpoints contain it.
         self.no_mem_pos_enc = _embedding(1, 1, spec.width)
         self.sam_prompt_encoder = PromptEncoder(spec)
         self.sam_mask_decoder = MaskDecoder(spec)
@@ -88,11 +88,11 @@ class EfficientTAM(nn.Module):
         return self.image_encoder((image - self.pixel_mean) / self.pixel_std)
 
     def without_memory(self, features: Tensor) -> Tensor:
-        """Features for a frame that reads no memory: the no-memory embedding added, same shape."""
+        """Features for a frame that reads no memory: the no-memory embedding is added. Same shape."""
         return features + self.no_mem_embed.reshape(1, -1, 1, 1)
 
     def condition(self, features: Tensor, memory: Tensor, position: Tensor, pointers: Tensor) -> Tensor:
-        """Image features that have seen memory, (B, width, s, s). Arguments as in `MemoryCrossAttention`."""
+        """Image features conditioned on memory, (B, width, s, s). Other arguments as of `MemoryCrossAttention`."""
         tokens = self.memory_attention(to_tokens(features), self.features_position, memory, position, pointers)
         return to_map(tokens, self.spec.grid)
 
@@ -102,10 +102,11 @@ class EfficientTAM(nn.Module):
         """Decode one mask for each object.
 
         Args:
-            features: (B, width, s, s), conditioned or `without_memory`.
-            points: (B, P, 2) in model pixels; labels: (B, P). One padding point is appended, as in SAM.
-            mask_logits: a mask prompt at (B, 1, 4s, 4s), or None.
-            multimask: take the best of three candidates; otherwise the single one with the stability fallback.
+            features: (B, width, s, s), from `condition` or `without_memory`.
+            points: (B, P, 2) in model pixels. A padding point is appended, as in SAM.
+            labels: (B, P): 1 inside, 0 outside, 2 and 3 corners of a box, -1 no point.
+            mask_logits: a mask prompt, (B, 1, 4s, 4s), or None.
+            multimask: take the best of three candidates; otherwise the single candidate, with the stability fallback.
         """
         candidates = self.propose(features, points, labels, mask_logits)
         decoder = self.sam_mask_decoder
@@ -113,7 +114,7 @@ class EfficientTAM(nn.Module):
         return self.settle(choice, candidates.score)
 
     def propose(self, features: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None) -> Candidates:
-        """The decoder's candidates before one is chosen. Arguments as in `segment`."""
+        """The decoder's candidates, of which none is chosen yet. Arguments as of `segment`."""
         prompt = self.sam_prompt_encoder
         tokens = prompt.embed_points(points, labels)
         tokens = torch.cat((tokens, prompt.padding_tokens(1).expand(len(tokens), -1, -1)), dim=1)
@@ -121,7 +122,7 @@ class EfficientTAM(nn.Module):
         return self.sam_mask_decoder(features, prompt.image_position(), tokens, dense)
 
     def settle(self, choice: Choice, score: Tensor) -> Segmentation:
-        """Apply the occlusion score: with score <= 0 the mask is empty and the pointer is `no_obj_ptr`."""
+        """Apply the object score: where it is <= 0, the mask is empty and the pointer is `no_obj_ptr`."""
         visible = score > 0
         return Segmentation(
             mask_logits=torch.where(visible[..., None, None], choice.mask_logits, NO_OBJECT_LOGIT),
@@ -132,9 +133,12 @@ class EfficientTAM(nn.Module):
         )
 
     def remember(self, features: Tensor, mask_logits: Tensor, binarise: bool) -> Tensor:
-        """A memory entry (B, memory_width, s, s) of raw image features and low-resolution mask logits.
+        """Encode a frame and its mask as a memory entry, (B, memory_width, s, s).
 
-        Prompted frames are remembered with their mask binarised, tracked ones through a sigmoid.
+        Args:
+            features: raw image features, (1 or B, width, s, s).
+            mask_logits: (B, 1, 4s, 4s).
+            binarise: binarise the mask, as for prompted frames; tracked frames take its sigmoid.
         """
         full = F.interpolate(mask_logits, scale_factor=4.0, mode="bilinear", align_corners=False)
         mask = (full > 0).to(full.dtype) if binarise else torch.sigmoid(full)

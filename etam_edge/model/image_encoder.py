@@ -10,6 +10,8 @@ from etam_edge.spec import ModelSpec
 
 
 class PatchEmbed(nn.Module):
+    """Patches of an image (B, 3, S, S) to tokens (B, s, s, C)."""
+
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
@@ -19,6 +21,8 @@ class PatchEmbed(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -32,7 +36,10 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A ViT block. With a window, attention stays inside windows; the grid is padded with zeros to whole windows."""
+    """A ViT block with global attention, or, with a window size, attention inside windows.
+
+    The grid is padded with zeros to a multiple of the window size.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, window: int | None) -> None:
         super().__init__()
@@ -51,7 +58,7 @@ class Block(nn.Module):
         height, width, channels = (int(n) for n in x.shape[1:])
         if self.window is None:
             return self.attn(x.reshape(-1, height * width, channels)).reshape(-1, height, width, channels)
-        # The zeros come after the norm and take part in attention: their query, key and value are the bias.
+        # The padding is after the norm, and takes part in attention: its query, key and value are the biases.
         side = self.window
         rows, columns = -(-height // side), -(-width // side)
         x = F.pad(x, (0, 0, 0, columns * side - width, 0, rows * side - height))
@@ -62,11 +69,13 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
+    """The plain ViT: patch embedding, absolute positions, and blocks."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
         self.patch_embed = PatchEmbed(spec.patch_size, spec.vit_width)
-        # One extra entry: the class token of the pretrained table, which is never used.
+        # The first entry belongs to the class token of the pretrained model, which is not used.
         self.pos_embed = nn.Parameter(
             0.02 * nn.init.trunc_normal_(Tensor(1, spec.position_grid**2 + 1, spec.vit_width))
         )
@@ -81,7 +90,7 @@ class ViT(nn.Module):
         )
 
     def position(self) -> Tensor:
-        """The position table at the size of the grid, (1, s, s, C): bicubic, without antialiasing."""
+        """The position table resized to the grid, (1, s, s, C): bicubic, without antialiasing."""
         side, grid = self.spec.position_grid, self.spec.grid
         table = self.pos_embed[:, 1:].reshape(1, side, side, -1)
         if side == grid:
@@ -98,6 +107,8 @@ class ViT(nn.Module):
 
 
 class Neck(nn.Module):
+    """Two convolutions from the ViT's width to the feature width: (B, C, s, s) to (B, width, s, s)."""
+
     def __init__(self, vit_width: int, width: int) -> None:
         super().__init__()
         level = nn.Sequential()
@@ -112,6 +123,8 @@ class Neck(nn.Module):
 
 
 class ImageEncoder(nn.Module):
+    """ViT and neck."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.trunk = ViT(spec)

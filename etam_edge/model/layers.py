@@ -1,4 +1,4 @@
-"""Small layers that several parts of the model share."""
+"""Layers that several parts of the model share."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ def attend(query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor | None = 
     """
     if not torch.onnx.is_in_onnx_export():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=key_bias)
-    # Plain products in the graph: the exporter's own rewriting of the fused operator leaves shape arithmetic behind,
-    # and scaling the small query saves a pass over the large score matrix.
+    # Plain products in the graph: the exporter's decomposition of the fused operator leaves shape arithmetic behind.
+    return attention_weights(query, key, key_bias) @ value
+
+
+def attention_weights(query: Tensor, key: Tensor, key_bias: Tensor | None = None) -> Tensor:
+    """softmax(query key^T / sqrt(C) + key_bias), (..., Q, K). Arguments as of `attend`."""
+    # Scaling the query instead of the scores saves a pass over the much larger score matrix.
     scores = (query * int(query.shape[-1]) ** -0.5) @ key.transpose(-2, -1)
     if key_bias is not None:
         scores = scores + key_bias
-    return torch.softmax(scores, dim=-1) @ value
+    return torch.softmax(scores, dim=-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, T, C) to (B, heads, T, C / heads)."""
-    # T and C are read as Python numbers, so that a traced graph holds constants and no shape arithmetic.
+    # Sizes are converted to Python numbers, so that a traced graph has constants in place of shape arithmetic.
     tokens, channels = int(x.shape[1]), int(x.shape[2])
     return x.reshape(-1, tokens, heads, channels // heads).transpose(1, 2)
 
@@ -77,7 +82,14 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class ProjectedAttention(nn.Module):
-    """Attention with projections in and out; `inner_width` is the width between them."""
+    """Multi-head attention with projections of queries, keys, values and the output.
+
+    Args:
+        width: of queries and output.
+        heads: number of heads.
+        inner_width: of projected queries, keys and values; `width` if None.
+        memory_width: of keys and values before projection; `width` if None.
+    """
 
     def __init__(self, width: int, heads: int, inner_width: int | None = None, memory_width: int | None = None) -> None:
         super().__init__()

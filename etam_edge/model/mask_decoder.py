@@ -16,34 +16,36 @@ STABILITY_THRESHOLD = 0.98
 
 
 class Candidates(NamedTuple):
-    """What the decoder proposes: candidate 0 is the single mask, 1 to 3 are the alternatives of an ambiguous prompt."""
+    """The decoder's mask candidates: 0 is the single mask, 1 to 3 are the alternatives for an ambiguous prompt."""
 
     upscaled: Tensor
-    """(B, width / 8, 4s, 4s): features at mask resolution; a mask is their product with its kernel."""
+    """(B, width / 8, 4s, 4s): features at mask resolution. A mask is their product with a kernel."""
     kernels: Tensor
-    """(B, 4, width / 8)"""
+    """(B, 4, width / 8), one for each candidate."""
     ious: Tensor
-    """(B, 4), in [0, 1]"""
+    """(B, 4), predicted IoU in [0, 1]."""
     tokens: Tensor
-    """(B, 4, width)"""
+    """(B, 4, width), output tokens of the candidates."""
     score: Tensor
-    """(B, 1): object score logit, <= 0 when the object is not in sight"""
+    """(B, 1), object score logit; <= 0 if the object is not visible."""
 
 
 class Choice(NamedTuple):
-    """The mask that was taken."""
+    """The candidate that was chosen."""
 
     mask_logits: Tensor
     """(B, 1, 4s, 4s)"""
     iou: Tensor
     """(B, 1)"""
     token: Tensor
-    """(B, width): the token that becomes the object pointer"""
+    """(B, width), the token that becomes the object pointer."""
     candidate: Tensor
-    """(B,) int64: which candidate, 0 to 3"""
+    """(B,) int64, index of the candidate, 0 to 3."""
 
 
 class TwoWayBlock(nn.Module):
+    """A block of SAM's two-way transformer: tokens attend to themselves and to the image, and the image to tokens."""
+
     def __init__(self, spec: ModelSpec, first: bool) -> None:
         super().__init__()
         width, heads = spec.width, spec.decoder_heads
@@ -75,6 +77,8 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
+    """SAM's two-way transformer over prompt and output tokens (B, N, width) and image tokens (B, T, width)."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TwoWayBlock(spec, first=index == 0) for index in range(spec.decoder_depth))
@@ -92,6 +96,8 @@ class TwoWayTransformer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
+    """Image features and prompt tokens to mask candidates; `best` and `single` choose among them."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -127,12 +133,12 @@ class MaskDecoder(nn.Module):
             image_position: (1, width, s, s).
             prompt_tokens: (1 or B, P, width).
             dense_prompt: broadcast to `features`.
-            prompt_token_bias: added to attention scores on the prompt tokens, (B, P): 0, or a large negative number for
-                slots that hold no point.
+            prompt_token_bias: added to attention scores of the prompt tokens, (B, P): 0, or a large negative number for
+                tokens of slots without a point.
         """
         own = torch.cat((self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight))[None]
-        # Repeats the model's own tokens for every object by arithmetic alone: an expansion would need the batch size,
-        # which is not a number in an exported graph.
+        # The model's own tokens are repeated for every object by broadcasting: an expansion would need the batch size,
+        # which is not constant in an exported graph.
         tokens = torch.cat((own + 0.0 * prompt_tokens[:, :1], prompt_tokens), dim=1)
         bias = None
         if prompt_token_bias is not None:
@@ -152,7 +158,7 @@ class MaskDecoder(nn.Module):
         )
 
     def best(self, candidates: Candidates) -> Choice:
-        """The alternative with the highest predicted IoU: for tracked frames and a single click."""
+        """The alternative with the highest predicted IoU. Used for tracked frames and a single click."""
         index = candidates.ious[:, 1:].argmax(dim=-1) + 1
         chosen = (index[:, None] == torch.arange(MASK_TOKENS, device=index.device)).to(candidates.ious.dtype)
         return Choice(
@@ -163,9 +169,9 @@ class MaskDecoder(nn.Module):
         )
 
     def single(self, candidates: Candidates) -> Choice:
-        """Candidate 0, or the best alternative where candidate 0 is unstable; its token becomes the pointer either way.
+        """Candidate 0, or the best alternative where candidate 0 is not stable. The pointer is always of candidate 0.
 
-        Stability: the area above +0.05 is at least 0.98 of the area above -0.05 (SAM 2's fallback).
+        A mask is stable if its area above logit +0.05 is at least 0.98 of its area above logit -0.05 (as in SAM 2).
         """
         mask = self._mask(candidates, candidates.kernels[:, :1])
         inner = (mask > STABILITY_DELTA).to(mask.dtype).sum((2, 3))

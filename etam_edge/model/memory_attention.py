@@ -1,6 +1,7 @@
-"""Memory attention in plain form: the current frame's features look at past frames and object pointers.
+"""Memory attention in plain form: features of the current frame attend to past frames and object pointers.
 
-One head. The frame attends to itself and to memory with axial RoPE; object pointers are never rotated or pooled.
+Attention has one head. Frame and memory tokens are rotated with axial RoPE; object pointers are neither rotated nor
+pooled.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ LOG_4 = math.log(4.0)
 
 
 class RotaryAttention(ProjectedAttention):
+    """Single-head attention with the rotation tables of the grid."""
+
     def __init__(self, spec: ModelSpec, memory_width: int | None = None) -> None:
         super().__init__(spec.width, 1, memory_width=memory_width)
         cosine, sine = rotation_tables(spec.width, spec.grid)
@@ -29,6 +32,8 @@ class RotaryAttention(ProjectedAttention):
 
 
 class SelfRotaryAttention(RotaryAttention):
+    """Self-attention over the tokens of a frame."""
+
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(B, T, C) to (B, T, C)."""
         query = rotate(self.q_proj(x), self.cosine, self.sine)
@@ -37,16 +42,16 @@ class SelfRotaryAttention(RotaryAttention):
 
 
 def pool_tokens(x: Tensor, grid: int) -> Tensor:
-    """2x2 average over each frame of (B, F * grid * grid, C): (B, F * grid * grid / 4, C)."""
+    """2x2 average pooling of each of F frames: (B, F * grid * grid, C) to (B, F * grid * grid / 4, C)."""
     frames, channels = int(x.shape[1]) // (grid * grid), int(x.shape[2])
     coarse = x.reshape(-1, frames, grid // 2, 2, grid // 2, 2, channels).mean(dim=(3, 5))
     return coarse.reshape(-1, frames * (grid // 2) ** 2, channels)
 
 
 class MemoryCrossAttention(RotaryAttention):
-    """Attention to memory tokens, pooled 2x2 over each memory frame where the variant says so.
+    """Attention to memory tokens, which pooled variants pool 2x2 over each memory frame.
 
-    With exactly one memory frame the reference attends to it unpooled; so does this.
+    A single memory frame is attended unpooled, as in the reference.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -79,6 +84,8 @@ class MemoryCrossAttention(RotaryAttention):
 
 
 class MemoryAttentionLayer(nn.Module):
+    """Self-attention, cross-attention to memory, and an MLP, each with a norm before it."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.self_attn = SelfRotaryAttention(spec)
@@ -99,6 +106,8 @@ class MemoryAttentionLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
+    """The layers of memory attention and the last norm."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MemoryAttentionLayer(spec) for _ in range(spec.memory_layers))
@@ -107,7 +116,13 @@ class MemoryAttention(nn.Module):
     def forward(
         self, features: Tensor, features_position: Tensor, memory: Tensor, position: Tensor, pointers: Tensor
     ) -> Tensor:
-        """Features and their position encoding, (B, T, C) each, and the memory of `MemoryCrossAttention`: (B, T, C)."""
+        """Conditioned features, (B, T, C).
+
+        Args:
+            features: (B, T, C).
+            features_position: position encoding of the features, (B, T, C).
+            memory: as of `MemoryCrossAttention`, like `position` and `pointers`.
+        """
         x = features + 0.1 * features_position
         for layer in self.layers:
             x = layer(x, memory, position, pointers)

@@ -1,4 +1,4 @@
-"""The memory encoder: the frame's features and its mask become one memory entry of `memory_width` channels."""
+"""The memory encoder: image features and the mask of a frame to a memory entry of `memory_width` channels."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class FuserBlock(nn.Module):
 
 
 class Fuser(nn.Module):
+    """A stack of `FuserBlock`."""
+
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(FuserBlock(width) for _ in range(layers))
@@ -56,6 +58,8 @@ class Fuser(nn.Module):
 
 
 class MemoryEncoder(nn.Module):
+    """Downsampled mask plus projected features, fused and projected to `memory_width`."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.mask_downsampler = MaskDownsampler(spec.width)
@@ -66,7 +70,7 @@ class MemoryEncoder(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """
         Args:
-            features: raw image features, (1 or B, width, s, s); one frame serves all objects.
+            features: raw image features, (1 or B, width, s, s); one frame is shared by all objects.
             mask: full-size mask scaled to [-10, 10], (B, 1, S, S).
 
         Returns:

@@ -51,7 +51,7 @@ class RandomPosition(nn.Module):
 def rotation_tables(width: int, size: int) -> tuple[Tensor, Tensor]:
     """Cosine and sine of axial RoPE, each (size * size, width / 2).
 
-    The first half of the channel pairs turns with x, the second half with y; base 10000.
+    The first half of the channel pairs is rotated by x, the second half by y; base 10000.
     """
     frequency = 1.0 / (10000.0 ** (torch.arange(0, width, 4)[: width // 4].float() / width))
     token = torch.arange(size * size, dtype=torch.float32)
@@ -61,6 +61,6 @@ def rotation_tables(width: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turns neighbouring channel pairs (2i, 2i + 1) of (..., T, C) by the angles of the tables, (T, C / 2) each."""
+    """Rotate neighbouring channel pairs (2i, 2i + 1) of (..., T, C) by the angles of the tables, (T, C / 2) each."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1).flatten(-2)

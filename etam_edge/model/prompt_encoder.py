@@ -1,4 +1,4 @@
-"""The prompt encoder: points, box corners and mask logits become tokens and a dense map (as in SAM)."""
+"""The prompt encoder: points and box corners to tokens, mask logits to a dense map, as in SAM."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from etam_edge.model.position import RandomPosition
 from etam_edge.spec import ModelSpec
 
 PADDING_LABEL = -1
-"""Label of a point that is not one; labels 0 and 1 are clicks, 2 and 3 the corners of a box."""
+"""Label of a padding point. Labels 0 and 1 are clicks, 2 and 3 the corners of a box."""
 
 
 class PromptEncoder(nn.Module):
+    """Embeddings of points, labels and masks."""
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -32,7 +34,7 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, spec.width)
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """(B, P, 2) in model pixels and (B, P) labels to tokens (B, P, width). The padding point is the caller's."""
+        """Points (B, P, 2) in model pixels with labels (B, P) to tokens (B, P, width). Adds no padding point."""
         tokens = self.pe_layer((points + 0.5) / self.spec.image_size)
         labels = labels.unsqueeze(-1)
         tokens = torch.where(labels == PADDING_LABEL, self.not_a_point_embed.weight, tokens)
@@ -50,7 +52,7 @@ class PromptEncoder(nn.Module):
         return self.mask_downscaling(mask_logits)
 
     def no_mask(self) -> Tensor:
-        """What stands in for a mask, (1, width, 1, 1)."""
+        """The embedding that replaces a mask where there is none, (1, width, 1, 1)."""
         return self.no_mask_embed.weight.reshape(1, -1, 1, 1)
 
     def image_position(self) -> Tensor:

@@ -1,7 +1,7 @@
-"""Tracking with the PyTorch model, memory kept as the reference keeps it: whole frames in dictionaries.
+"""Tracking with the PyTorch model, with memory organised as in the reference: whole frames in dictionaries.
 
-It is written for clarity, to be compared with: the runtimes keep memory in another form and must answer the same.
-Memory and masks stay float32 (the reference's predictor stores memory in bfloat16) and holes are not filled.
+Written for clarity: the runtimes store memory in another form, and tests compare their outputs with these. Memory and
+masks stay float32 (the reference's predictor stores memory in bfloat16), and holes are not filled.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ from etam_edge.model.efficienttam import EfficientTAM, Segmentation
 from etam_edge.model.layers import to_tokens
 
 LOGIT_LIMIT = 32.0
-"""Previous mask logits are clamped to this before they prompt the decoder again."""
+"""Previous mask logits are clamped to +-32 before they prompt the decoder again."""
 
 
 @dataclass
 class FrameMemory:
-    """What one object keeps of one frame."""
+    """Memory of one object from one frame."""
 
     segmentation: Segmentation
     memory: Tensor
-    """(1, memory_width, s, s)"""
+    """(1, memory_width, s, s)."""
 
 
 @dataclass
 class ObjectHistory:
+    """Memory of one object by frame index: of conditioning frames and of tracked frames."""
+
     conditioning: dict[int, FrameMemory] = field(default_factory=dict)
     tracked: dict[int, FrameMemory] = field(default_factory=dict)
 
 
 class ReferenceTracker:
-    """Tracks objects through a stream of frames, one object at a time, on the plain model.
+    """Tracks objects through a stream of frames with the plain model, one object at a time.
 
     Args:
         model: in evaluation mode.
         corrections_condition: whether a corrected frame becomes a conditioning frame.
-        max_conditioning_frames: how many conditioning frames are read, the nearest in time; None reads all,
-            as upstream.
+        max_conditioning_frames: number of conditioning frames that are read, the nearest in time; None reads all, as
+            the reference does.
     """
 
     def __init__(
@@ -69,23 +71,23 @@ class ReferenceTracker:
                 labelled 2 and 3, or `mask`, bool (S, S).
 
         Returns:
-            what each object remembers of this frame, by object id.
+            the memory of this frame by object id.
         """
         prompts = prompts or {}
         self.frame_index += 1
         self._features = self.model.encode(torch.from_numpy(frame)[None])
         for object_id in prompts:
             self.objects.setdefault(object_id, ObjectHistory())
-        answers = {}
+        memories = {}
         for object_id, history in self.objects.items():
             if object_id in prompts:
                 self._decoder_features[object_id] = self.model.without_memory(self._features)
-                answers[object_id] = self._prompt(object_id, prompts[object_id], previous=None)
-                history.conditioning[self.frame_index] = answers[object_id]
+                memories[object_id] = self._prompt(object_id, prompts[object_id], previous=None)
+                history.conditioning[self.frame_index] = memories[object_id]
             else:
-                answers[object_id] = self._follow(object_id, history)
-                history.tracked[self.frame_index] = answers[object_id]
-        return answers
+                memories[object_id] = self._follow(object_id, history)
+                history.tracked[self.frame_index] = memories[object_id]
+        return memories
 
     @torch.inference_mode()
     def refine(self, object_id: int, prompt: dict[str, np.ndarray]) -> FrameMemory:
@@ -93,13 +95,13 @@ class ReferenceTracker:
         history = self.objects[object_id]
         conditioning = self.frame_index in history.conditioning
         previous = (history.conditioning if conditioning else history.tracked)[self.frame_index]
-        answer = self._prompt(object_id, prompt, previous.segmentation.mask_logits)
+        memory = self._prompt(object_id, prompt, previous.segmentation.mask_logits)
         if conditioning or self.corrections_condition:
             history.tracked.pop(self.frame_index, None)
-            history.conditioning[self.frame_index] = answer
+            history.conditioning[self.frame_index] = memory
         else:
-            history.tracked[self.frame_index] = answer
-        return answer
+            history.tracked[self.frame_index] = memory
+        return memory
 
     def _prompt(self, object_id: int, prompt: dict[str, np.ndarray], previous: Tensor | None) -> FrameMemory:
         assert self._features is not None
@@ -116,7 +118,7 @@ class ReferenceTracker:
         return FrameMemory(segmentation, memory)
 
     def _take_mask(self, mask: Tensor) -> Segmentation:
-        """A mask prompt is the answer itself; only its pointer comes from the decoder."""
+        """A mask prompt is used as the output; only the pointer comes from the decoder."""
         assert self._features is not None
         full = mask[None, None].float()
         no_points = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
@@ -136,7 +138,7 @@ class ReferenceTracker:
         """Memory tokens, their position encoding with time codes, and pointer tokens for the current frame."""
         now, spec = self.frame_index, self.spec
         selected = sorted(history.conditioning)[-(self.max_conditioning_frames or len(history.conditioning)) :]
-        # A conditioning frame beyond the cap counts as an ordinary one while it is recent.
+        # A conditioning frame beyond the limit counts as a tracked frame while it is recent.
         ordinary = history.tracked | {t: entry for t, entry in history.conditioning.items() if t not in selected}
         codes = self.model.maskmem_tpos_enc
         entries = [(history.conditioning[t], codes[spec.memory_frames - 1]) for t in selected]

@@ -1,7 +1,8 @@
-"""Bundle to masks. NumPy, Pillow and one engine; never torch, never onnx."""
+"""Runs bundles: trackers, sessions and their backends. Needs NumPy, Pillow and one runtime; never torch or onnx."""
 
+from etam_edge.runtimes.observer import SessionObserver
 from etam_edge.runtimes.session import Session
 from etam_edge.runtimes.tracker import Tracker
-from etam_edge.runtimes.types import FrameResult, Prompt
+from etam_edge.runtimes.types import FrameResult, ObjectResult, Prompt
 
-__all__ = ["FrameResult", "Prompt", "Session", "Tracker"]
+__all__ = ["FrameResult", "ObjectResult", "Prompt", "Session", "SessionObserver", "Tracker"]

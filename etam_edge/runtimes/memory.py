@@ -1,11 +1,21 @@
-"""The memory of one object: which frames lie in which slots of the bank, and what each slot counts for.
+"""Bookkeeping of one object's memory: which frame is in which slot of the bank, and how each slot is read.
 
-Nothing in the bank moves when time passes. A slot's age is an index into the time code table, its presence a bias; both
-are a few numbers that are written anew for every frame.
+An entry stays in its slot as it ages. What changes from frame to frame are a few numbers, the `SlotPlan`: for each slot
+an index into the table of time codes, which encodes its age, and a bias on its attention logits, which excludes slots
+that are not read (a large negative number). So nothing is copied to reorder memory, and objects with different
+histories are processed in one batch by one static graph.
 
-Which memory is read follows the reference (`_prepare_memory_conditioned_features` of its model): the conditioning
-frames, the nearest in time up to a cap, and the last 6 other frames; object pointers of those conditioning frames and
-of the last 15 others. A conditioning frame beyond the cap counts as an ordinary one while it is recent.
+Which entries are read follows the reference (`_prepare_memory_conditioned_features` of its model):
+
+- conditioning frames, up to a cap the nearest in time (the reference keeps all);
+- the last 6 other frames;
+- object pointers of those conditioning frames and of the last 15 others.
+
+A conditioning frame beyond the cap is read like an ordinary one while it is among the last 6.
+
+The reference reads a single memory frame unpooled, although the model pools memory. Such an entry is therefore written
+twice: pooled into its own slot, and unpooled into the slots that are still unused, which it occupies until a second
+entry is written. The graph reads one form or the other, by the biases.
 """
 
 from __future__ import annotations
@@ -20,12 +30,14 @@ from etam_edge.spec import EMPTY_BIAS, UNPOOLED_SLOTS, GraphSizes, ModelSpec, Po
 
 
 class SlotPlan(NamedTuple):
-    """What the slots count for on one frame.
+    """How the slots of one object are read on one frame: inputs of the `track` graph.
 
     Attributes:
-        time_codes: int32 (slots,), rows of the time code table.
-        slot_bias: float32 (slots,); EMPTY_BIAS where a slot is not read.
-        pointer_bias: float32 (pointer slots,).
+        time_codes: int32 (slots,), row of the table of time codes for each slot: 0 for the previous frame, up to 5 for
+            the sixth before, 6 for a conditioning frame, 7 (zeros) for none.
+        slot_bias: float32 (slots,), added to a slot's attention logits: EMPTY_BIAS where the slot is not read; else 0,
+            or ln 4 for a variant that adds it to the logits of pooled memory.
+        pointer_bias: float32 (pointer slots,), the same for object pointers.
     """
 
     time_codes: np.ndarray
@@ -35,7 +47,13 @@ class SlotPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One remembered frame: its slots, and whether it is a conditioning frame."""
+    """One remembered frame.
+
+    Attributes:
+        slot: of its spatial memory, or None where that has been overwritten or is no longer read.
+        pointer_slot: of its object pointer, or None in the same way.
+        conditioning: whether it is a conditioning frame.
+    """
 
     slot: int | None
     pointer_slot: int | None
@@ -44,19 +62,29 @@ class Entry:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the entry of `frame` goes, and what remains beside it."""
+    """Where a new entry is written. It takes effect with `ObjectMemory.commit`.
+
+    Attributes:
+        frame: index of the frame.
+        slot, pointer_slot: that the entry is written to.
+        unpooled_slots: that its unpooled form is written to, where it will be the only entry; else empty.
+        entries: all entries by frame once it is written.
+    """
 
     frame: int
     slot: int
     pointer_slot: int
     unpooled_slots: tuple[int, ...]
-    """Where its unpooled form goes too: only when it will stand alone."""
     entries: dict[int, Entry]
-    """All entries once it is written."""
 
 
 class ObjectMemory:
-    """Bookkeeping for one object. Frames only grow; content is written by the session where `place` says."""
+    """The memory entries of one object and their slots. Contents are in the session's `Workspace`.
+
+    Args:
+        spec: the model, for the number of frames and pointers that are read.
+        sizes: of the graphs, for the number of conditioning frames.
+    """
 
     def __init__(self, spec: ModelSpec, sizes: GraphSizes) -> None:
         self.spec = spec
@@ -67,7 +95,7 @@ class ObjectMemory:
         self.unpooled_slots: tuple[int, ...] = ()
 
     def plan(self, now: int) -> SlotPlan:
-        """What frame `now` reads."""
+        """How the slots are read on frame `now`."""
         spec = self.spec
         no_code = spec.memory_frames
         time_codes = np.full(self.slots, no_code, dtype=np.int32)
@@ -81,13 +109,21 @@ class ObjectMemory:
                 time_codes[entry.slot] = spec.memory_frames - 1 if frame in selected else now - frame - 1
                 slot_bias[entry.slot] = math.log(4.0) if spec.pooling is Pooling.SCORE_BIAS else 0.0
         if self.unpooled_slots:
-            # The reference attends to a lone memory unpooled; its keys hold their time code already.
+            # The only entry is read unpooled. Its unpooled keys contain their time code already.
             time_codes[:], slot_bias[:] = no_code, EMPTY_BIAS
             slot_bias[list(self.unpooled_slots)] = 0.0
         return SlotPlan(time_codes, slot_bias, pointer_bias)
 
     def place(self, frame: int, conditioning: bool) -> Placement:
-        """Where the entry of `frame` goes: over its own earlier one, or over what no later frame will read."""
+        """Choose the slots for the entry of `frame`; nothing changes until `commit`.
+
+        An entry of the same frame is overwritten (a correction). Otherwise a slot is used that no later frame will
+        read: one that is empty, or whose entry is too old by then.
+
+        Args:
+            frame: index, at least that of the newest entry.
+            conditioning: whether it becomes a conditioning frame.
+        """
         before = self.entries.get(frame, Entry(None, None, conditioning))
         flags = {**{t: entry.conditioning for t, entry in self.entries.items()}, frame: conditioning}
         selected = sorted(t for t, is_conditioning in flags.items() if is_conditioning)[
@@ -115,30 +151,34 @@ class ObjectMemory:
         )
 
     def commit(self, placement: Placement) -> None:
-        """The entry has been written where `placement` says."""
+        """Record that the entry has been written as `place` chose."""
         self.entries = placement.entries
         self.unpooled_slots = placement.unpooled_slots
 
     def is_conditioning(self, frame: int) -> bool:
+        """Whether there is an entry of this frame, and it is a conditioning frame."""
         entry = self.entries.get(frame)
         return entry is not None and entry.conditioning
 
     def _selected(self, entries: dict[int, Entry]) -> list[int]:
+        """The conditioning frames that are read as such: the newest, up to the cap."""
         return sorted(t for t, entry in entries.items() if entry.conditioning)[-self.sizes.conditioning_frames :]
 
     def to_dict(self) -> dict[str, object]:
+        """The bookkeeping as plain values, for a saved session."""
         return {
             "entries": [[t, e.slot, e.pointer_slot, e.conditioning] for t, e in self.entries.items()],
             "unpooled_slots": list(self.unpooled_slots),
         }
 
     def restore(self, fields: dict) -> None:
-        """Take over what `to_dict` gave."""
+        """Restore the bookkeeping from what `to_dict` returned."""
         self.entries = {t: Entry(slot, pointer, bool(flag)) for t, slot, pointer, flag in fields["entries"]}
         self.unpooled_slots = tuple(fields["unpooled_slots"])
 
 
 def _free(preferred: int | None, count: int, taken: set[int | None]) -> int:
+    """`preferred` where it is given, else the first of `count` slots that is not taken."""
     if preferred is not None:
         return preferred
     return next(index for index in range(count) if index not in taken)

@@ -1,4 +1,4 @@
-"""Prompts checked and brought to the form that the `prompt` graph reads."""
+"""Prompts, checked and converted to the inputs of the `prompt` graph."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from etam_edge.runtimes.types import Prompt
 from etam_edge.spec import EMPTY_POINT, GraphSizes, ModelSpec
 
 PADDING_LABEL = -1
+"""Label of a point that is not a click, as in the SAM prompt encoder."""
 BOX_LABELS = (2, 3)
+"""Labels of a box's upper left and lower right corner, which are encoded as two points."""
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedPrompt:
-    """One object's prompt at the model's size.
+    """One object's prompt, scaled to the model's image size S.
 
     Attributes:
-        points: float32 (max_points, 2) in model pixels.
-        labels: int32 (max_points,), EMPTY_POINT where there is no point.
-        count: how many points there are.
-        mask: uint8 (S, S), or None when the prompt is no mask.
+        points: float32 (max_points, 2) as (x, y) in pixels of the (S, S) image.
+        labels: int32 (max_points,), EMPTY_POINT in unused places.
+        count: number of points, a box's corners included.
+        mask: uint8 (S, S) of 0 and 1, or None for points and boxes.
         mask_logits: float32 (S/4, S/4), the mask as logits of +-10, or None.
     """
 
@@ -38,10 +40,17 @@ class PreparedPrompt:
 def prepare(
     prompt: Prompt, object_id: object, frame_shape: tuple[int, int], spec: ModelSpec, sizes: GraphSizes
 ) -> PreparedPrompt:
-    """Check one prompt against the frame (H, W) it is given with, and scale it.
+    """Check one prompt against the size of its frame, and scale it to the model's.
+
+    Args:
+        prompt: in pixels of the frame.
+        object_id: for error messages.
+        frame_shape: (H, W).
+        spec: model, for its image size.
+        sizes: of the graphs, for the number of points.
 
     Raises:
-        InputError: the prompt is not usable; the sentence names the object and what is wrong.
+        InputError: the prompt cannot be used; the message names the object and what is wrong.
     """
     where = f"prompt of object {object_id}"
     if not isinstance(prompt, Prompt):
@@ -59,15 +68,16 @@ def prepare(
     if len(points) > sizes.max_points:
         raise InputError(
             f"{where} has {len(points)} points (a box counts two) and this bundle takes {sizes.max_points}; "
-            "give fewer, or export it with a larger --max-points"
+            "give fewer, or export it with a larger `max_points`"
         )
     height, width = frame_shape
     scaled = points / np.array([width, height], dtype=np.float32) * np.float32(spec.image_size)
-    return _slots(scaled, labels, sizes, None, None)
+    return _padded(scaled, labels, sizes, None, None)
 
 
 def check_object_id(object_id: Any) -> int:
-    """
+    """The id as an int.
+
     Raises:
         InputError: the id is not a whole number.
     """
@@ -76,7 +86,7 @@ def check_object_id(object_id: Any) -> int:
     return int(object_id)
 
 
-def _slots(
+def _padded(
     points: np.ndarray, labels: np.ndarray, sizes: GraphSizes, mask: np.ndarray | None, logits: np.ndarray | None
 ) -> PreparedPrompt:
     all_points = np.zeros((sizes.max_points, 2), dtype=np.float32)
@@ -133,29 +143,43 @@ def _box(box: object, where: str, frame_shape: tuple[int, int]) -> np.ndarray:
     height, width = frame_shape
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise InputError(f"{text} lies outside the frame, which is {width} x {height} pixels")
-    # Detectors' boxes often stick out by a little; what is beyond the frame is cut off.
+    # Boxes of detectors often exceed the frame slightly; that part is cut off.
     return corners.reshape(2, 2).clip(0, (width, height))
+
+
+def _as_bool(mask: object, where: str) -> np.ndarray:
+    """The mask as bool: of bool, or of uint8 with the values 0 and 1 or 0 and 255."""
+    if not isinstance(mask, np.ndarray):
+        raise InputError(f"mask of the {where} is a {type(mask).__name__}; give a bool array (H, W)")
+    if mask.dtype == np.uint8:
+        values = np.unique(mask)
+        if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
+            raise InputError(
+                f"mask of the {where} is uint8 with {len(values)} values from {values[0]} to {values[-1]}; give a bool "
+                "array, for example mask > 0, or uint8 with the values 0 and 1 or 0 and 255"
+            )
+    elif mask.dtype != np.bool_:
+        raise InputError(f"mask of the {where} is {mask.dtype}; give a bool array, for example mask > 0")
+    return mask.astype(bool, copy=False)
 
 
 def _prepare_mask(
     mask: object, where: str, frame_shape: tuple[int, int], spec: ModelSpec, sizes: GraphSizes
 ) -> PreparedPrompt:
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise InputError(f"mask of the {where} is {kind}; give a bool array, for example mask > 0")
+    mask = _as_bool(mask, where)
     if mask.shape != frame_shape:
         raise InputError(f"mask of the {where} has shape {mask.shape} and the frame is {frame_shape}; give them alike")
     if not mask.any():
         raise InputError(f"mask of the {where} is empty; mark at least one pixel of the object")
     size = spec.image_size
-    # As the reference: antialiased to the model's size, then cut at one half.
+    # As in the reference: resized to the model's size with antialiasing, then thresholded at one half.
     full = resize_bilinear(mask.astype(np.float32), size, size, antialias=True) >= 0.5
     if not full.any():
         raise InputError(
-            f"mask of the {where} marks {int(mask.sum())} pixels, too few to be seen at {size} x {size}; "
+            f"mask of the {where} marks {int(mask.sum())} pixels, too few to remain at {size} x {size}; "
             "mark more, or give a point"
         )
     logits = resize_bilinear(full * np.float32(20) - np.float32(10), spec.mask_size, spec.mask_size, antialias=True)
-    # A mask prompt has no click: one point that is none stands in its place.
+    # A mask prompt has no click; as in the reference, a single padding point is encoded instead.
     no_point = np.zeros((1, 2), dtype=np.float32), np.array([PADDING_LABEL], dtype=np.int32)
-    return _slots(*no_point, sizes, full.astype(np.uint8), logits)
+    return _padded(*no_point, sizes, full.astype(np.uint8), logits)

@@ -1,4 +1,4 @@
-"""Resizing as the reference does it: frames through Pillow's bicubic filter, masks and logits bilinearly."""
+"""Resizing as in the reference: frames with Pillow's bicubic filter, masks and logits bilinearly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from PIL import Image
 
 
 def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, W, 3) to (size, size, 3), the aspect ratio given up: Pillow's bicubic filter, which antialiases.
+    """uint8 (H, W, 3) to (size, size, 3) with Pillow's bicubic filter, which antialiases. The aspect ratio may change.
 
-    The same call as the reference's JPEG loader, bit for bit.
+    Bit-identical to the reference's loader of JPEG folders, which makes the same call.
     """
     if frame.shape[:2] == (size, size):
         return np.ascontiguousarray(frame)
@@ -19,22 +19,26 @@ def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_bilinear(images: np.ndarray, height: int, width: int, antialias: bool = False) -> np.ndarray:
-    """float32 (..., h, w) to (..., height, width), pixel centres aligned (`align_corners=False`).
+    """float32 (..., h, w) to (..., height, width), bilinearly, with `align_corners=False`.
 
-    With `antialias`, shrinking averages over the source pixels (a triangle as wide as the step), as
-    `torch.nn.functional.interpolate(mode="bilinear", antialias=True)` does; without it, two neighbours count.
+    Args:
+        images: any number of leading axes.
+        height, width: of the result.
+        antialias: average over all source pixels that a target pixel covers where an axis shrinks (a triangle filter),
+            as `torch.nn.functional.interpolate(mode="bilinear", antialias=True)` does. Otherwise each target pixel is
+            interpolated between its two nearest source pixels on either axis.
     """
     if images.shape[-2:] == (height, width):
         return images
     if antialias:
         return _weights(images.shape[-2], height) @ images @ _weights(images.shape[-1], width).T
-    # No matrix products here, once a frame: the threads of NumPy's BLAS spin while they wait for each other, and on
-    # busy cores that takes ten times as long as the work.
+    # This runs on every frame and avoids matrix products: the threads of NumPy's BLAS spin while they wait for each
+    # other, which takes ten times as long as the work where the cores are busy.
     return _between(_between(images, -1, width), -2, height)
 
 
 def _between(images: np.ndarray, axis: int, target: int) -> np.ndarray:
-    """One axis resized, each target pixel between its two nearest source pixels."""
+    """Resize one axis, each target pixel interpolated between its two nearest source pixels."""
     lower, upper, share = _neighbours(images.shape[axis], target)
     result = images.take(upper, axis)
     before = images.take(lower, axis)
@@ -46,8 +50,12 @@ def _between(images: np.ndarray, axis: int, target: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the source pixels before and after every target pixel, and the share of the one after, (target,)."""
-    # Centres beyond the border take the border's value.
+    """For each target pixel, the indices of the source pixels before and after it, and the weight of the latter.
+
+    Returns:
+        intp (target,), intp (target,), float32 (target,).
+    """
+    # Centres outside the image take the value of its border.
     centre = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0, source - 1)
     lower = centre.astype(np.intp)
     return lower, np.minimum(lower + 1, source - 1), (centre - lower).astype(np.float32)
@@ -55,7 +63,7 @@ def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @lru_cache(maxsize=32)
 def _weights(source: int, target: int) -> np.ndarray:
-    """Share of every source pixel in every antialiased target pixel, float32 (target, source)."""
+    """Weight of every source pixel in every antialiased target pixel, float32 (target, source)."""
     step = source / target
     reach = max(step, 1.0)
     centre = (np.arange(target) + 0.5) * step - 0.5

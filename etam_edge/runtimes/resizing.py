@@ -1,4 +1,4 @@
-"""How a session resizes on the host: exactly as the reference, or faster with OpenCV."""
+"""Resizing on the host: exactly as the reference does, or faster with OpenCV."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ EXACT, FAST = "exact", "fast"
 
 
 class Resizing(Protocol):
-    """Frames to the model's size, masks to the frame's.
+    """Resizes frames to the model's image size, and masks to the frame's.
 
     Attributes:
-        name: what it is asked for by.
+        name: value of the option `resize` that selects it.
     """
 
     name: str
 
     def frame(self, frame: np.ndarray, size: int) -> np.ndarray:
-        """uint8 (H, W, 3) to (size, size, 3)."""
+        """uint8 (H, W, 3) to (size, size, 3), contiguous."""
 
     def masks(self, logits: np.ndarray, height: int, width: int) -> np.ndarray:
-        """float32 (N, h, w) to bool (N, height, width): where the enlarged logits are above zero."""
+        """Logits, float32 (N, h, w), to masks, bool (N, height, width): true where the resized logits are above 0."""
 
 
 class ExactResizing:
-    """As the reference: frames through Pillow's bicubic filter, masks bilinearly."""
+    """As the reference: frames with Pillow's bicubic filter, masks bilinearly."""
 
     name = EXACT
 
@@ -45,7 +45,8 @@ class ExactResizing:
 class FastResizing:
     """With OpenCV: an axis that shrinks is averaged over areas, one that grows is interpolated linearly.
 
-    Masks differ from the exact ones by rounding only; frames by a level or two on average, more at edges.
+    Masks equal the exact ones up to rounding. Frames differ by less than one level of 255 on average, by more at edges
+    (docs/camera_to_mask.md).
 
     Raises:
         RuntimeUnavailableError: OpenCV is not installed.
@@ -59,7 +60,7 @@ class FastResizing:
     def frame(self, frame: np.ndarray, size: int) -> np.ndarray:
         cv2 = self._cv2
         height, width = frame.shape[:2]
-        # OpenCV does not average where one axis grows, so that goes by itself.
+        # INTER_AREA only averages where both axes shrink, so axes that grow are resized in a second step.
         smaller = min(width, size), min(height, size)
         if smaller != (width, height):
             frame = cv2.resize(frame, smaller, interpolation=cv2.INTER_AREA)
@@ -75,14 +76,14 @@ class FastResizing:
 
 
 def choose_resizing(bundle: Bundle, name: str) -> Resizing:
-    """How sessions of a bundle resize.
+    """The way of resizing that an option names.
 
     Args:
-        bundle: whose frames they are.
+        bundle: that the session runs.
         name: "exact" or "fast".
 
     Raises:
-        InputError: the name is not known, or has no meaning for a bundle that resizes in its graphs.
+        InputError: the name is not known, or it is "fast" and the bundle resizes in its graphs.
         RuntimeUnavailableError: OpenCV is needed and not installed.
     """
     size = bundle.manifest.sizes.frame_size

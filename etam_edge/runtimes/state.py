@@ -1,33 +1,38 @@
-"""A session on disk: one .npz file, written beside its place and renamed."""
+"""Saved sessions: one .npz file, written atomically.
+
+The file holds a JSON description (`about`), the last outputs of each object (`answer_ID_NAME`) and the device buffers
+(`buffer_NAME`). The names are part of the format and do not change within a version.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from etam_edge.atomic import atomic_file
 from etam_edge.errors import InputError
-from etam_edge.runtimes.workspace import Answer
+from etam_edge.runtimes.workspace import DecoderOutput
 
 STATE_VERSION = 1
 
 
 @dataclass
 class SessionState:
-    """All that the rest of a stream depends on.
+    """Everything that the results of later frames depend on.
 
     Attributes:
-        bundle: identity of the bundle.
-        options: of the session.
-        frame_index, frame_shape: of the frame just tracked.
-        prompted: objects that were prompted on it.
-        objects: by id, what `ObjectMemory.to_dict` gives.
-        answers: by id, the frame's answers.
-        buffers: the workspace's kept buffers, by name.
+        bundle: identity of the bundle, `Bundle.identity`.
+        options: of the session, by the parameter names of `Session`.
+        frame_index: of the last frame; -1 before the first.
+        frame_shape: (H, W) of the frames; None before the first.
+        prompted: objects that were prompted on the last frame.
+        objects: bookkeeping of their memory by id, as `ObjectMemory.to_dict` returns it.
+        outputs: of the decoder on the last frame, by id.
+        buffers: device memory by name, as `Workspace.kept_state` lists it.
     """
 
     bundle: str
@@ -36,38 +41,36 @@ class SessionState:
     frame_shape: tuple[int, int] | None
     prompted: tuple[int, ...]
     objects: dict[int, dict[str, Any]]
-    answers: dict[int, Answer]
+    outputs: dict[int, DecoderOutput]
     buffers: dict[str, np.ndarray]
 
 
 def save_state(state: SessionState, path: str | os.PathLike[str]) -> None:
-    """
+    """Write a state, replacing the file atomically.
+
     Raises:
-        InputError: the file cannot be written; an earlier one stays as it was.
+        InputError: the file cannot be written; an existing one is unchanged.
     """
-    path = Path(path)
     about = {
         "version": STATE_VERSION,
         **{name: getattr(state, name) for name in ("bundle", "options", "frame_index", "frame_shape", "prompted")},
         "objects": list(state.objects.items()),
     }
     arrays = {f"buffer_{name}": array for name, array in state.buffers.items()}
-    for object_id, answer in state.answers.items():
-        # A mask is there only where the graph gave one; as it was before graphs did.
-        said = {name: value for name, value in asdict(answer).items() if value is not None}
-        arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in said.items()}
-    draft = path.with_name(f".{path.name}.partial")
+    for object_id, output in state.outputs.items():
+        # `mask` is None for bundles without a frame size. It is left out, as before masks of graphs existed.
+        values = {name: value for name, value in asdict(output).items() if value is not None}
+        arrays |= {f"answer_{object_id}_{name}": np.asarray(value) for name, value in values.items()}
     try:
-        with open(draft, "wb") as file:
+        with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise InputError(f"{path} could not be written ({error.strerror}); free space or name another file") from error
 
 
 def load_state(path: str | os.PathLike[str]) -> SessionState:
-    """
+    """Read the state that `save_state` wrote.
+
     Raises:
         InputError: the file is missing, damaged or of another version.
     """
@@ -85,16 +88,16 @@ def load_state(path: str | os.PathLike[str]) -> SessionState:
             frame_shape=tuple(about["frame_shape"]) if about["frame_shape"] else None,
             prompted=tuple(about["prompted"]),
             objects=objects,
-            answers={object_id: _answer(arrays, object_id) for object_id in objects},
+            outputs={object_id: _decoder_output(arrays, object_id) for object_id in objects},
             buffers={name[len("buffer_") :]: array for name, array in arrays.items() if name.startswith("buffer_")},
         )
     except FileNotFoundError:
-        raise InputError(f"there is no session state at {path}; write one with session.save()") from None
+        raise InputError(f"there is no saved session at {path}; write one with session.save()") from None
     except Exception as error:
-        raise InputError(f"{path} is no session state, or is damaged ({error}); save the session again") from error
+        raise InputError(f"{path} is not a saved session, or is damaged ({error}); save the session again") from error
 
 
-def _answer(arrays: dict[str, np.ndarray], object_id: int) -> Answer:
-    names = {field.name: f"answer_{object_id}_{field.name}" for field in fields(Answer)}
+def _decoder_output(arrays: dict[str, np.ndarray], object_id: int) -> DecoderOutput:
+    names = {field.name: f"answer_{object_id}_{field.name}" for field in fields(DecoderOutput)}
     values: dict[str, Any] = {name: arrays[key] for name, key in names.items() if name != "mask" or key in arrays}
-    return Answer(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})
+    return DecoderOutput(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})

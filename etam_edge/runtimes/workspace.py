@@ -1,7 +1,16 @@
-"""All device memory of one session, and the graph calls on it.
+"""All device memory of one session, and the graph calls that read and write it.
 
-Everything is allocated once. Graphs write into scratch rows, one row for each object; only `store` changes the bank,
-and `keep_frame` what a later correction of the same frame reads. Until then the frame before stands as it was.
+Every buffer is allocated once, when the session starts. There are three kinds:
+
+- The *bank* holds the memory of all objects: for each object, a number of slots of attention keys, values and object
+  pointers. `etam_edge.runtimes.memory` decides which slot holds which frame.
+- *Scratch* rows, one for each object, receive the outputs of the graphs: masks, scores, and the new memory entry.
+- *Frame features* exist twice: `fresh` for the frame being tracked, and `kept` for the last frame that was committed,
+  which corrections read.
+
+Graphs only write to scratch rows and fresh features. The session commits a frame with `store`, which copies each
+object's entry from its scratch row into the bank, and `keep_frame`, which exchanges fresh and kept features. A frame
+that fails before that has changed nothing that a later call reads.
 """
 
 from __future__ import annotations
@@ -13,28 +22,35 @@ import numpy as np
 
 from etam_edge.bundle import Bundle, TensorSpec
 from etam_edge.errors import NotFiniteError
-from etam_edge.runtimes.buffers import Buffer
-from etam_edge.runtimes.engine import Engine
+from etam_edge.runtimes.backends.base import Backend
+from etam_edge.runtimes.backends.buffers import Buffer
 from etam_edge.runtimes.memory import Placement, SlotPlan
 from etam_edge.runtimes.prompts import PreparedPrompt
 from etam_edge.spec import MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_NONE
 
 BANK = {"memory_keys": "bank_keys", "memory_values": "bank_values", "object_pointer": "bank_pointers"}
-"""What a graph writes for one frame, and the bank it is stored in."""
+"""Bank tensor that each part of a memory entry is stored in, by the name of the graphs' output."""
 UNPOOLED = {"unpooled_keys": "bank_keys", "unpooled_values": "bank_values"}
+"""The same for the unpooled form of an entry, which the `remember` graph writes in addition."""
 SHARED = ("frame", "mask_logits", "masks")
-"""What goes up and comes down on every frame: on a GPU that shares the CPU's memory it is not copied."""
-ANSWER = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice")
+"""Tensors that the host writes or reads on every frame, placed in shared memory where the device has it."""
+DECODED = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice")
+"""Outputs of the mask decoder, which the host reads: the fields of `DecoderOutput`."""
 LOGIT_LIMIT = 32.0
-"""Previous mask logits are clamped to this before they prompt the decoder again."""
+"""Previous mask logits are clamped to +-32 before they prompt the decoder again, as in the reference."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """What the decoder said of one object on one frame, on the host.
+class DecoderOutput:
+    """The mask decoder's output for one object on one frame, on the host.
 
     Attributes:
-        mask: bool (H, W), the mask at the size of the frame, where the graph gave one.
+        mask_logits: float32 (S/4, S/4).
+        iou: predicted by the model.
+        object_score: logit; the object is visible where it is above 0.
+        object_pointer: float32 (D,), D the model's width.
+        mask_choice: index of the decoder's mask that was selected.
+        mask: bool (H, W), the mask at frame size, where the bundle's `track` graph enlarges masks; else None.
     """
 
     mask_logits: np.ndarray
@@ -47,26 +63,44 @@ class Answer:
 
 @dataclass
 class FrameFeatures:
-    """What a correction of a frame needs again: raw features, and each object's conditioned ones."""
+    """Features of one frame that a correction reads again.
+
+    Attributes:
+        image_features: output of the `encode` graph, (1, D, s, s) with s = S/16.
+        conditioned_features: output of memory attention, one row for each object.
+    """
 
     image_features: Buffer
     conditioned_features: Buffer
 
 
 class Workspace:
-    """Buffers for `rows` objects."""
+    """The buffers of one session.
 
-    def __init__(self, engine: Engine, bundle: Bundle, rows: int) -> None:
-        self.engine = engine
-        self.device = engine.device
+    Args:
+        backend: that runs the graphs and owns the device.
+        bundle: whose signatures give the shapes.
+        rows: number of objects to allocate for.
+
+    Attributes:
+        bank: memory of all objects, by name; the leading axis is the object's row, the second the slot.
+        nbytes: size of all buffers.
+    """
+
+    def __init__(self, backend: Backend, bundle: Bundle, rows: int) -> None:
+        self.backend = backend
+        self.device = backend.device
+        self.nbytes = 0
         signatures = {name: entry.signature for name, entry in bundle.manifest.graphs.items()}
         track = {tensor.name: tensor for tensor in signatures["track"].inputs}
 
         def allocate(tensors: Iterable[TensorSpec], objects: int) -> dict[str, Buffer]:
-            return {
+            buffers = {
                 t.name: (self.device.shared if t.name in SHARED else self.device.empty)(t.sized(objects), t.dtype)
                 for t in tensors
             }
+            self.nbytes += sum(buffer.nbytes for buffer in buffers.values())
+            return buffers
 
         self.bank = allocate((track[name] for name in BANK.values()), rows)
         self._plan = allocate((track[name] for name in SlotPlan._fields), rows)
@@ -83,50 +117,64 @@ class Workspace:
     # --- graphs ---
 
     def encode(self, frame: np.ndarray) -> None:
-        """uint8 (1, S, S, 3), or of the bundle's frame size, to the fresh frame's features."""
-        self.device.upload(frame, self._frame["frame"])
-        self.engine.run("encode", self._frame, {"image_features": self._fresh.image_features})
+        """Compute the fresh frame's features.
 
-    def track(self, plans: Sequence[SlotPlan]) -> list[Answer]:
-        """Track the first objects on the fresh frame, one plan for each.
+        Args:
+            frame: uint8 (1, S, S, 3) RGB, or (1, H, W, 3) of the bundle's frame size.
 
         Raises:
-            EtamError: the graph failed, or (NotFiniteError) answered NaN.
+            EtamError: the graph failed.
+        """
+        self.device.upload(frame, self._frame["frame"])
+        self.backend.run("encode", self._frame, {"image_features": self._fresh.image_features})
+
+    def track(self, plans: Sequence[SlotPlan]) -> list[DecoderOutput]:
+        """Track the objects of the first rows on the fresh frame, in one batch.
+
+        Args:
+            plans: what each object reads from its slots, by row.
+
+        Raises:
+            EtamError: the graph failed, or (NotFiniteError) its output is NaN or infinite.
         """
         count = len(plans)
         for name, buffer in self._plan.items():
             self.device.upload(np.stack([getattr(plan, name) for plan in plans]), buffer.rows(0, count))
         inputs = {name: buffer.rows(0, count) for name, buffer in (self.bank | self._plan).items()}
         outputs = {name: buffer.rows(0, count) for name, buffer in self._scratch.items()}
-        self.engine.run(
+        self.backend.run(
             "track",
             {**inputs, "image_features": self._fresh.image_features},
             {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
         )
-        answers = self._answers(0, count)
+        decoded = self._outputs(0, count)
         if "masks" not in self._scratch:
-            return answers
-        # 0 and 1, which are false and true.
+            return decoded
+        # uint8 of 0 and 1, which has the representation of bool.
         masks = self.device.download(self._scratch["masks"].rows(0, count)).view(np.bool_)
-        return [replace(answer, mask=mask) for answer, mask in zip(answers, masks, strict=True)]
+        return [replace(output, mask=mask) for output, mask in zip(decoded, masks, strict=True)]
 
-    def prompt(self, row: int, prompt: PreparedPrompt, correcting: Answer | None, reads_memory: bool) -> Answer:
+    def prompt(
+        self, row: int, prompt: PreparedPrompt, correcting: DecoderOutput | None, reads_memory: bool
+    ) -> DecoderOutput:
         """Decode one object's prompt into its scratch row.
 
         Args:
             row: of the object.
-            prompt: what the user says.
-            correcting: the kept frame's answer that is being corrected; None for a prompt on the fresh frame.
-            reads_memory: whether the object read memory on that frame.
+            prompt: scaled to the model's size.
+            correcting: the object's output on the kept frame, which is being corrected; None for a prompt on the fresh
+                frame.
+            reads_memory: whether the object was conditioned on its memory on that frame.
 
         Raises:
-            EtamError: the graph failed, or (NotFiniteError) answered NaN.
+            EtamError: the graph failed, or (NotFiniteError) its output is NaN or infinite.
         """
         frame = self._fresh if correcting is None else self._kept
         is_mask = prompt.mask is not None
         source = MASK_SOURCE_MASK if is_mask else MASK_SOURCE_NONE if correcting is None else MASK_SOURCE_LOGITS
         values: dict[str, np.ndarray] = {
-            # A mask's pointer comes from the bare features; clicks and boxes see the no-memory embedding instead.
+            # As in the reference: the object pointer of a mask prompt is computed from the image features alone, while
+            # the features of a click or box have the no-memory embedding added.
             "without_memory": np.array([not reads_memory and not is_mask], dtype=np.float32),
             "points": prompt.points[None],
             "labels": prompt.labels[None],
@@ -143,64 +191,74 @@ class Workspace:
             features = frame.conditioned_features.rows(row, row + 1)
         else:
             features = frame.image_features
-        outputs = {name: self._scratch[name].rows(row, row + 1) for name in ANSWER}
-        self.engine.run("prompt", {**self._prompt, "features": features}, outputs)
-        return self._answers(row, row + 1)[0]
+        outputs = {name: self._scratch[name].rows(row, row + 1) for name in DECODED}
+        self.backend.run("prompt", {**self._prompt, "features": features}, outputs)
+        return self._outputs(row, row + 1)[0]
 
     def remember(self, row: int, mask_logits: np.ndarray, correcting: bool) -> None:
-        """Encode a prompted mask, float32 (S/4, S/4), as a memory entry into the object's scratch row."""
+        """Encode a prompted mask as a memory entry into the object's scratch row.
+
+        Args:
+            row: of the object.
+            mask_logits: float32 (S/4, S/4).
+            correcting: whether the mask belongs to the kept frame and not the fresh one.
+
+        Raises:
+            EtamError: the graph failed.
+        """
         frame = self._kept if correcting else self._fresh
         self.device.upload(mask_logits[None], self._mask_logits["mask_logits"])
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in ("memory_keys", "memory_values")}
-        self.engine.run(
+        self.backend.run(
             "remember", {**self._mask_logits, "image_features": frame.image_features}, {**outputs, **self._unpooled}
         )
 
     # --- memory ---
 
     def store(self, row: int, placement: Placement) -> None:
-        """The object's scratch row becomes an entry of its bank: one copy within the device, and nothing else moves.
+        """Copy the object's new memory entry from its scratch row into the bank.
 
-        `track` does not write into the bank itself. The slot that an entry goes to still holds the oldest frame, which
-        the same call reads, and a frame that fails after the call must leave the bank as it was.
+        The `track` graph cannot write into the bank directly: the slot that the entry goes to still holds the oldest
+        frame, which the same call reads, and a frame that fails after the call must leave the bank unchanged.
         """
         slots = {"bank_keys": placement.slot, "bank_values": placement.slot, "bank_pointers": placement.pointer_slot}
         for name, bank in BANK.items():
             self.device.copy(self._scratch[name].at(row), self.bank[bank].at(row).at(slots[bank]))
 
     def store_unpooled(self, row: int, placement: Placement) -> None:
-        """The unpooled form that `remember` wrote last goes to the slots it was given, if any."""
+        """Copy the unpooled form of the entry that `remember` wrote last into its slots, if it has any."""
         for part, slot in enumerate(placement.unpooled_slots):
             for name, bank in UNPOOLED.items():
                 self.device.copy(self._unpooled[name].at(0).at(part), self.bank[bank].at(row).at(slot))
 
     def keep_frame(self) -> None:
-        """The fresh frame becomes the one that corrections refer to."""
+        """Make the fresh frame the kept one, which corrections read. The buffers are exchanged, not copied."""
         self._kept, self._fresh = self._fresh, self._kept
 
     def move_row(self, source: int, target: int) -> None:
-        """All that is kept of the object in row `source` goes to row `target`."""
+        """Copy everything that is kept of the object in row `source` to row `target`."""
         for buffer in (*self.bank.values(), self._kept.conditioned_features):
             self.device.copy(buffer.at(source), buffer.at(target))
 
     def kept_state(self, rows: int) -> dict[str, Buffer]:
-        """The buffers that a resumed session needs, by name."""
+        """The buffers that a saved session consists of, by name, with the rows of the first objects."""
         return {
             **{name: buffer.rows(0, rows) for name, buffer in self.bank.items()},
             "image_features": self._kept.image_features,
             "conditioned_features": self._kept.conditioned_features.rows(0, rows),
         }
 
-    def _answers(self, start: int, stop: int) -> list[Answer]:
-        arrays = {name: self.device.download(self._scratch[name].rows(start, stop)) for name in ANSWER}
+    def _outputs(self, start: int, stop: int) -> list[DecoderOutput]:
+        """The decoder's outputs in the scratch rows [start:stop], on the host."""
+        arrays = {name: self.device.download(self._scratch[name].rows(start, stop)) for name in DECODED}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise NotFiniteError(
-                    f"the model answered NaN or infinity ({name}) and the frame was not taken; "
+                    f"the model's output {name} is NaN or infinite, and the frame was rejected; "
                     "check the bundle's precision and the checkpoint it was exported from"
                 )
         return [
-            Answer(
+            DecoderOutput(
                 mask_logits=arrays["mask_logits"][row],
                 iou=float(arrays["iou"][row]),
                 object_score=float(arrays["object_score"][row]),

@@ -23,9 +23,10 @@ from PIL import Image
 from rich.progress import track as progress
 from sources import Sources
 
+import etam_edge
 from etam_edge import Prompt, Tracker
-from etam_edge.calibration.metrics import boundary_measure, evaluated_mean, region_similarity
-from etam_edge.clips import chair_masks, crossing
+from etam_edge.evaluation.metrics import boundary_measure, evaluated_mean, region_similarity
+from etam_edge.media import chair_masks, crossing
 
 CLIPS, LENGTH, PACE = 50, 16, 0.8
 FIRST_SEED = 20_000_000_000
@@ -181,12 +182,7 @@ def follow(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For every frame the masks, bool (K, H, W), and which objects are said to be visible, bool (K,)."""
     session = tracker.start_session(max_objects=len(prompts))
-    answers = []
-    for frame in frames:
-        given = {} if answers else dict(enumerate(prompts, 1))
-        result = session.track(frame, prompts=given)
-        answers.append((result.masks, result.object_scores > 0))
-    return answers
+    return [(result.masks, result.visible) for result in etam_edge.follow(session, frames, dict(enumerate(prompts, 1)))]
 
 
 def prompt_of(kind: str, mask: np.ndarray) -> Prompt:

@@ -21,6 +21,8 @@ from clips import wander
 from photos import Photos
 from rendered import TABLE
 
+from etam_edge.atomic import atomic_file
+
 DRAWN, STORED = 384, 288
 """Sides in pixels: what is drawn, and what it is shrunk to."""
 LENGTH = 12
@@ -90,9 +92,8 @@ def main() -> None:
     for number in range(options.first, options.first + options.clips):
         file = options.output / f"{number:05d}.npz"
         if not file.exists():
-            draft = options.output / f".{number:05d}.partial.npz"
-            np.savez(draft, **studio.clip(np.random.default_rng((20261128, number))))
-            draft.replace(file)
+            with atomic_file(file) as draft:
+                np.savez(draft, **studio.clip(np.random.default_rng((20261128, number))))
 
 
 class Studio:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from etam_edge.atomic import atomic_file
+
 PACKAGED_PHOTOS = {
     "skimage": (
         "data/astronaut.png",
@@ -188,9 +190,8 @@ def _glyphs(font_file: Path | None, cache: Path | None) -> np.ndarray:
     glyphs = np.stack(drawn) if drawn else np.zeros((0, GLYPH, GLYPH, 4), np.uint8)
     if kept is not None and drawn:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_name(".glyphs.partial.npy")
-        np.save(draft, glyphs)
-        draft.replace(kept)
+        with atomic_file(kept) as file:
+            np.save(file, glyphs)
     return glyphs
 
 

@@ -38,6 +38,7 @@ from stills import still_losses
 from torch import Tensor
 
 import etam_edge
+from etam_edge.atomic import atomic_file
 from etam_edge.model import EfficientTAM
 from etam_edge.spec import find_spec
 
@@ -290,9 +291,8 @@ class Trainer:
                 "processes": self.world,
                 "model": self.options.model,
             }
-            draft = folder / "latest.partial"
-            draft.write_text(json.dumps(latest))
-            draft.replace(folder / "latest.json")
+            with atomic_file(folder / "latest.json") as file:
+                file.write(json.dumps(latest).encode())
             for old in folder.glob("*.pt"):
                 if not old.name.startswith(f"{step}."):
                     old.unlink()

@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from etam_edge.atomic import atomic_file
+
 HEIGHT, FRAMES = 240, 100
 KEYED = ("simpl_dancer", "mdn_chroma_man")
 """Clips that are cut out; the second one's camera leaves the wall after two thirds."""
@@ -61,9 +63,8 @@ def _keyed(file: Path, cache: Path) -> np.ndarray:
 def _kept(kept: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_name(f".{kept.stem}.partial.npy")
-        np.save(draft, make())
-        draft.replace(kept)
+        with atomic_file(kept) as draft:
+            np.save(draft, make())
     return np.load(kept, mmap_mode="r")
 
 

@@ -1,0 +1,140 @@
+"""The bundle: a directory that can be copied to the device whole, and the contract between exporters and runtimes.
+
+Every graph is checked against its hash when a bundle is loaded. A bundle is written to a temporary directory and
+renamed, so that a half-written one is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from etam_edge import atomic
+from etam_edge.bundle.hashes import sha256_of
+from etam_edge.bundle.manifest import MANIFEST, Manifest
+from etam_edge.bundle.signatures import GRAPH_NAMES
+from etam_edge.bundle.summaries import Accuracy
+from etam_edge.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, whose files match its manifest.
+
+    Attributes:
+        path: its directory.
+        manifest: the content of its `bundle.json`.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read a bundle and check every graph against its hash.
+
+        Raises:
+            BundleError: there is no bundle at `path`, or it is damaged, changed, foreign or of another schema version.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise BundleError(f"there is no bundle at {path}; make one with: etam-edge export --output {path}")
+        manifest_path = path / MANIFEST
+        if not manifest_path.is_file():
+            raise BundleError(
+                f"{path} is not a bundle: it has no {MANIFEST}; name a directory that `etam-edge export` wrote"
+            )
+        try:
+            text = manifest_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{manifest_path} cannot be read ({error}); copy or export the bundle again") from error
+        bundle = cls(path, Manifest.from_json(text, manifest_path))
+        bundle._check_files()
+        return bundle
+
+    def graph_path(self, name: str) -> Path:
+        """Path of the ONNX file of a graph."""
+        return self.path / self.manifest.graphs[name].file
+
+    @property
+    def size(self) -> int:
+        """Bytes of all graphs."""
+        return sum(self.graph_path(name).stat().st_size for name in self.manifest.graphs)
+
+    @property
+    def identity(self) -> str:
+        """A hash over all graphs. Bundles with equal hashes give equal outputs."""
+        text = ",".join(f"{name}:{self.manifest.graphs[name].sha256}" for name in GRAPH_NAMES)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_frame_shape(self, shape: tuple[int, int], where: str) -> None:
+        """Refuse frames of another size (H, W) than the graphs take; see `GraphSizes.check_frame_shape`.
+
+        Raises:
+            InputError: the frames have another size.
+        """
+        self.manifest.sizes.check_frame_shape(shape, where, str(self.path))
+
+    def copy_to(self, path: Path, overwrite: bool = False) -> Bundle:
+        """Copy the bundle, atomically, and return the copy.
+
+        Raises:
+            InputError: the target is taken, or the disk is full or cannot be written.
+        """
+        with writing(path, overwrite) as draft:
+            shutil.copytree(self.path, draft, dirs_exist_ok=True)
+        return Bundle(path, self.manifest)
+
+    def store_accuracy(self, accuracy: Accuracy) -> Bundle:
+        """Store the result of an accuracy check in the manifest on disk, and return the bundle with it.
+
+        Raises:
+            BundleError: the manifest cannot be written. It stays as it was.
+        """
+        manifest = replace(self.manifest, accuracy=accuracy)
+        try:
+            with atomic.atomic_file(self.path / MANIFEST) as file:
+                file.write(manifest.to_json().encode())
+        except OSError as error:
+            raise BundleError(f"{self.path / MANIFEST} cannot be written ({error.strerror})") from error
+        return Bundle(self.path, manifest)
+
+    def _check_files(self) -> None:
+        missing = [name for name in GRAPH_NAMES if name not in self.manifest.graphs]
+        if missing:
+            raise BundleError(f"{self.path / MANIFEST} lists no graph {', '.join(missing)}; export the bundle again")
+        for name, entry in self.manifest.graphs.items():
+            file = (self.path / entry.file).resolve()
+            if self.path.resolve() not in file.parents:
+                raise BundleError(
+                    f"graph '{name}' of {self.path} lies outside the bundle ({entry.file}); export it again"
+                )
+            if not file.is_file():
+                raise BundleError(f"{self.path / entry.file} is missing; copy or export the bundle again")
+            if sha256_of(file) != entry.sha256:
+                raise BundleError(
+                    f"{self.path / entry.file} is not the file that was exported (its sha256 differs); "
+                    "copy or export the bundle again"
+                )
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Refuse a path where a bundle must not be written, before any work is done.
+
+    Raises:
+        InputError: something is there already, or the parent folder cannot be written.
+    """
+    atomic.check_target(path, overwrite, MANIFEST, "bundle")
+
+
+def writing(path: Path, overwrite: bool = False) -> AbstractContextManager[Path]:
+    """A directory to write a bundle to, which is renamed to `path` when the block ends without an error.
+
+    Raises:
+        InputError: the target is taken, or the disk is full or cannot be written.
+    """
+    return atomic.atomic_directory(path, overwrite, MANIFEST, "bundle")

@@ -1,0 +1,186 @@
+"""Engines of a bundle: files that one TensorRT made of its graphs for one GPU, each with a sidecar that says so.
+
+`engines/<fingerprint>/<graph>.engine` with `<graph>.json` beside it. Exporters write them, runtimes read them; what
+does not fit the machine, the TensorRT or the graph is refused by name, with the command that mends it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from etam_edge import atomic
+from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
+from etam_edge.errors import BundleError, InputError
+
+FOLDER = "engines"
+SIDECAR_SCHEMA = 1
+TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
+FLAVOURS = (TENSORRT, TENSORRT_RTX)
+
+
+@dataclass(frozen=True)
+class EnginePlatform:
+    """What an engine belongs to.
+
+    Attributes:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        tensorrt: its version, for example "10.3.0".
+        gpu: name of the GPU; "any" for TensorRT for RTX, whose engines fit every GPU of their compute capability.
+        compute_capability: (major, minor).
+    """
+
+    flavour: str
+    tensorrt: str
+    gpu: str
+    compute_capability: tuple[int, int]
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the folder of its engines."""
+        major, minor = self.compute_capability
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
+        return f"{self.flavour}-{self.tensorrt}-sm{major}{minor}-{gpu}"
+
+    def __str__(self) -> str:
+        major, minor = self.compute_capability
+        return f"{self.flavour} {self.tensorrt} on {self.gpu} (compute capability {major}.{minor})"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What `<graph>.json` says of an engine.
+
+    Attributes:
+        platform: what it belongs to.
+        graph_sha256: of the graph that it was made from.
+        sha256: of the engine file.
+        size: of the engine file in bytes.
+        max_objects: most objects that one call takes.
+        precision: of the bundle.
+        device_memory: bytes that an execution context needs beside weights and tensors, 0 where it is not known.
+        etam_edge: version that built it.
+        created: ISO 8601 in UTC.
+    """
+
+    platform: EnginePlatform
+    graph_sha256: str
+    sha256: str
+    size: int
+    max_objects: int
+    precision: str
+    device_memory: int
+    etam_edge: str
+    created: str
+
+    def to_json(self) -> str:
+        fields = asdict(self)
+        # The file keeps the key of its first version.
+        return json.dumps({"schema": SIDECAR_SCHEMA, "builder": fields.pop("platform"), **fields}, indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Sidecar:
+        """
+        Raises:
+            BundleError: it is missing, damaged or of another schema.
+        """
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            schema = fields.pop("schema")
+            if schema != SIDECAR_SCHEMA:
+                raise BundleError(
+                    f"{path} has schema version {schema}, and this etam-edge reads {SIDECAR_SCHEMA}; {HOW}"
+                )
+            platform = fields.pop("builder")
+            capability = tuple(int(part) for part in platform.pop("compute_capability"))
+            return cls(platform=EnginePlatform(**platform, compute_capability=capability), **fields)  # type: ignore[arg-type]
+        except BundleError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path} is missing or damaged ({error}); {HOW}") from error
+
+
+HOW = "build the engines again with: etam-edge build BUNDLE"
+
+
+def engine_path(bundle: Bundle, platform: EnginePlatform, graph: str) -> Path:
+    return bundle.path / FOLDER / platform.fingerprint / f"{graph}.engine"
+
+
+def timing_cache_path(bundle: Bundle, platform: EnginePlatform) -> Path:
+    """Where timings of this platform are kept between builds."""
+    return bundle.path / FOLDER / f"{platform.fingerprint}.timing"
+
+
+@contextmanager
+def writing_engines(bundle: Bundle, platform: EnginePlatform, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill with engines and sidecars; it takes its place when the block ends without an error.
+
+    Raises:
+        InputError: engines are there already, or the bundle cannot be written.
+    """
+    target = bundle.path / FOLDER / platform.fingerprint
+    if target.is_dir() and not overwrite and not stale(bundle, platform):
+        raise InputError(f"{target} already holds engines of these graphs; add `overwrite=True` to build them again")
+    with atomic.atomic_directory(target, True, f"{GRAPH_NAMES[0]}.json", "set of engines") as draft:
+        yield draft
+
+
+def stale(bundle: Bundle, platform: EnginePlatform) -> str | None:
+    """Why the engines of this platform do not serve this bundle, or None where they do.
+
+    Looks at sidecars only; `check_engines` holds the files to their hashes.
+    """
+    for name in GRAPH_NAMES:
+        path = engine_path(bundle, platform, name)
+        if not path.is_file():
+            return f"there is no {path}"
+        try:
+            sidecar = Sidecar.load(path.with_suffix(".json"))
+        except BundleError as error:
+            return str(error)
+        if sidecar.platform != platform:
+            return f"{path} was built by {sidecar.platform}, and here is {platform}"
+        if sidecar.graph_sha256 != bundle.manifest.graphs[name].sha256:
+            return f"{path} was built from another {name} graph than the bundle holds now"
+    return None
+
+
+def check_engines(bundle: Bundle, platform: EnginePlatform) -> dict[str, Sidecar]:
+    """Sidecars of engines that are whole and fit this bundle, this TensorRT and this GPU, by graph.
+
+    Raises:
+        BundleError: there are none, or they are of another GPU, TensorRT or graph, or damaged.
+    """
+    command = f"build them with: etam-edge build {bundle.path}" + (
+        f" --runtime {TENSORRT_RTX}" if platform.flavour == TENSORRT_RTX else ""
+    )
+    if not (bundle.path / FOLDER / platform.fingerprint).is_dir():
+        others = built_for(bundle)
+        text = f"; it has engines for {'; '.join(map(str, others))}" if others else ""
+        raise BundleError(f"{bundle.path} has no engines for {platform}{text}; {command}")
+    reason = stale(bundle, platform)
+    if reason:
+        raise BundleError(f"{reason}; {command} --overwrite")
+    found = {}
+    for name in GRAPH_NAMES:
+        path = engine_path(bundle, platform, name)
+        found[name] = Sidecar.load(path.with_suffix(".json"))
+        if sha256_of(path) != found[name].sha256:
+            raise BundleError(f"{path} is damaged: it does not match its hash; {command} --overwrite")
+    return found
+
+
+def built_for(bundle: Bundle) -> list[EnginePlatform]:
+    """What the bundle has engines for, whole or not, by their sidecars."""
+    found = []
+    for path in sorted((bundle.path / FOLDER).glob(f"*/{GRAPH_NAMES[0]}.json")):
+        try:
+            found.append(Sidecar.load(path).platform)
+        except BundleError:
+            continue
+    return found

@@ -1,0 +1,116 @@
+"""What all commands share: how errors name options, warnings of the package, and the option --quiet."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from etam_edge.errors import EtamError
+
+PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+"""A parameter in an error message, with its value if there is one: see `etam_edge.errors`."""
+OPTION_NAMES = {"regions": "region"}
+"""Parameters of options that have another name than the workflow's."""
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print results, warnings and errors only: no progress, no next command."),
+]
+is_quiet = False
+"""Whether the command that runs has --quiet."""
+
+
+class Command(TyperCommand):
+    """A command whose errors name options instead of parameters."""
+
+    def invoke(self, ctx: Any) -> Any:
+        _show_warnings()
+        try:
+            return super().invoke(ctx)
+        except EtamError as error:
+            # The same exception goes on, so that its traceback is whole.
+            error.args = (with_options(str(error), ctx),)
+            raise
+
+
+def with_quiet(function: Callable[..., None]) -> Callable[..., None]:
+    """A command's function with the option --quiet, which may also stand before the command's name."""
+    hints = get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    parameters = [one.replace(annotation=hints[one.name]) for one in signature.parameters.values()]
+    parameters.append(inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption))
+
+    @functools.wraps(function)
+    def command(quiet: bool = False, **options: Any) -> None:
+        set_quiet(is_quiet or quiet)
+        function(**options)
+
+    # Typer reads either of them, depending on its version.
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+def set_quiet(quiet: bool) -> None:
+    global is_quiet
+    is_quiet = quiet
+
+
+class _Warnings(logging.Handler):
+    """Shows the log records of this package as warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from etam_edge.cli.console import warn
+
+        warn(record.getMessage())
+
+
+def _show_warnings() -> None:
+    logger = logging.getLogger("etam_edge")
+    if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
+        logger.addHandler(_Warnings(logging.WARNING))
+
+
+def with_options(message: str, ctx: Any) -> str:
+    """The message with `name=value` replaced by "--name value", or by the argument's name as the help shows it.
+
+    Names are looked up among the parameters of the command that runs, then among those of all commands ("export the
+    bundle with a larger --max-points"); what is no parameter stays as it is.
+    """
+    others = getattr(ctx.find_root().command, "commands", {}).values()
+
+    def replace(match: re.Match[str]) -> str:
+        name = OPTION_NAMES.get(match[1], match[1])
+        for command in (ctx.command, *others):
+            for parameter in command.params:
+                if parameter.name != name:
+                    continue
+                if parameter.param_type_name == "option":
+                    return _option_with_value(parameter, match[2])
+                if command is ctx.command:
+                    return name.upper()
+        return match[0]
+
+    return PARAMETER.sub(replace, message)
+
+
+def _option_with_value(option: Any, text: str | None) -> str:
+    name = str(max(option.opts, key=len))
+    if text is None:
+        return name
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(value, dict):
+        return " ".join(f"{name} {key}={item}" for key, item in value.items())
+    if isinstance(value, bool):
+        return name if value else str(next(iter(option.secondary_opts), name))
+    return f"{name} {value if isinstance(value, str) else text}"

@@ -1,5 +1,0 @@
-"""Clips: frames, prompts and true masks, from files or out of this package. NumPy, Pillow, OpenCV for videos."""
-
-from etam_edge.clips.packaged import CHAIR_VIDEO, chair_masks, chair_outline, crossing, write_clips
-
-__all__ = ["CHAIR_VIDEO", "chair_masks", "chair_outline", "crossing", "write_clips"]

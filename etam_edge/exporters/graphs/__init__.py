@@ -1,0 +1,1 @@
+"""The four static graphs: modules to trace, and their tracing to ONNX."""

@@ -1,0 +1,1 @@
+"""Passes over ONNX models, one a file. `base` holds what they share."""

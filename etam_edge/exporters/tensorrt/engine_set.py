@@ -1,0 +1,97 @@
+"""Engines of all four graphs of a bundle, written together with their sidecars, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from etam_edge.atomic import atomic_file
+from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
+from etam_edge.bundle.engines import EnginePlatform, Sidecar, timing_cache_path, writing_engines
+from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine
+
+GraphProgress = Callable[[str, str, int, int], None]
+"""Called with a graph, a phase of its build, the steps done and the number of steps."""
+Inspect = Callable[[Path], int]
+"""Loads an engine file on the GPU and returns the bytes of device memory that it needs to run."""
+
+
+def build_engines(
+    trt: Any,
+    bundle: Bundle,
+    platform: EnginePlatform,
+    options: BuildOptions,
+    overwrite: bool = False,
+    inspect: Inspect | None = None,
+    progress: GraphProgress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, Built]:
+    """Build every graph of a bundle for one TensorRT and one GPU.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        bundle: the bundle; the engines are written to it.
+        platform: TensorRT version and GPU of the engines.
+        options: of the build.
+        overwrite: replace existing engines of this platform.
+        inspect: loads each engine to check it; None if there is no GPU.
+        progress: called during the build.
+        cancelled: polled during the build; true ends it.
+
+    Returns:
+        the engines by graph.
+
+    Raises:
+        InputError: engines exist already, or the bundle cannot be written.
+        ExportError: a graph cannot be built; no engine is written.
+        KeyboardInterrupt: the build was cancelled; no engine is written.
+    """
+    found: dict[str, Built] = {}
+    timings = timing_cache_path(bundle, platform)
+    with writing_engines(bundle, platform, overwrite) as draft:
+        for name in GRAPH_NAMES:
+            if cancelled():
+                raise KeyboardInterrupt
+            entry = bundle.manifest.graphs[name]
+            found[name] = build_engine(
+                trt,
+                bundle.graph_path(name),
+                entry.signature,
+                options,
+                timings.read_bytes() if timings.is_file() else b"",
+                _of(name, progress),
+                cancelled,
+            )
+            path = draft / f"{name}.engine"
+            path.write_bytes(found[name].plan)
+            sidecar = Sidecar(
+                platform=platform,
+                graph_sha256=entry.sha256,
+                sha256=sha256_of(path),
+                size=path.stat().st_size,
+                max_objects=options.max_objects,
+                precision=bundle.manifest.precision,
+                device_memory=inspect(path) if inspect is not None else 0,
+                etam_edge=version("etam-edge"),
+                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            )
+            path.with_suffix(".json").write_text(sidecar.to_json(), encoding="utf-8")
+            if found[name].timing_cache:
+                _store_timings(timings, found[name].timing_cache)
+    return found
+
+
+def _of(graph: str, progress: GraphProgress | None) -> Progress | None:
+    """The progress callback of one graph."""
+    if progress is None:
+        return None
+    return lambda phase, done, steps: progress(graph, phase, done, steps)
+
+
+def _store_timings(path: Path, content: bytes) -> None:
+    """Write the timing cache. It is kept even if a later graph fails, and makes the next build faster."""
+    with atomic_file(path) as file:
+        file.write(content)

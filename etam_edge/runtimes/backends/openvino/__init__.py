@@ -1,0 +1,1 @@
+"""Bundles in OpenVINO, on the CPU."""

@@ -1,0 +1,203 @@
+"""TensorRT engines of a bundle, built on the machine that will run them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etam_edge.bundle import GRAPH_NAMES, Bundle
+from etam_edge.bundle.engines import FLAVOURS, TENSORRT, TENSORRT_RTX, EnginePlatform
+from etam_edge.bundle.targets import MEBIBYTE, THIS_MACHINE, Target, find_target, version_numbers
+from etam_edge.errors import CudaError, ExportError, InputError, RuntimeUnavailableError
+from etam_edge.workflows.clips import PathLike
+from etam_edge.workflows.interrupts import interrupts_noted
+from etam_edge.workflows.progress import ProgressCallback, Stage
+
+if TYPE_CHECKING:
+    from etam_edge.exporters.tensorrt.builder import Built
+    from etam_edge.exporters.tensorrt.engine_set import Inspect
+    from etam_edge.runtimes.backends.cuda.driver import Cuda
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Engines that were built.
+
+    Attributes:
+        bundle: that holds them.
+        platform: TensorRT and GPU that they belong to.
+        target: the kind of machine.
+        max_objects: most objects of one call.
+        engines: for each graph its plan, and the log of its build.
+        loaded: whether each engine was loaded on the GPU of this machine.
+    """
+
+    bundle: Bundle
+    platform: EnginePlatform
+    target: Target
+    max_objects: int
+    engines: Mapping[str, Built]
+    loaded: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of all engines."""
+        return sum(len(one.plan) for one in self.engines.values())
+
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        """Graph and text of every warning of TensorRT."""
+        return [
+            (name, text) for name, one in self.engines.items() for severity, text in one.log if severity == "WARNING"
+        ]
+
+    def layer_counts(self) -> dict[str, Counter[tuple[str, str]]]:
+        """For each graph, how many layers of each kind compute in which type, by (kind, type).
+
+        Types are "int8", "fp16", "fp32" and "other". Empty where the build was not `verbose`.
+        """
+        from etam_edge.exporters.tensorrt.layer_types import count, layers
+
+        return {name: count(layers(one.log)) for name, one in self.engines.items()}
+
+
+def build(
+    bundle: Bundle | PathLike,
+    target: str = THIS_MACHINE,
+    *,
+    runtime: str = TENSORRT,
+    max_objects: int = 8,
+    opt_objects: int = 1,
+    workspace: int | None = None,
+    verbose: bool = False,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> BuildResult:
+    """Build TensorRT engines of a bundle, into the bundle. Needs neither PyTorch nor onnx.
+
+    Args:
+        bundle: of any precision, or its path.
+        target: kind of machine that will run the engines (`etam_edge.bundle.targets.TARGETS`), by default this one.
+        runtime: "tensorrt" builds on the GPU of this machine; "tensorrt-rtx" compiles for a target with no GPU here.
+        max_objects: most objects that are tracked at a time.
+        opt_objects: number of objects that kernels are chosen for, at most `max_objects`.
+        workspace: MB (2^20 bytes) that a layer may use while engines are built, at most; None for the target's.
+        verbose: keep TensorRT's log with the types of every layer, for `BuildResult.layer_counts`.
+        overwrite: build again what is there.
+        progress: told of the stage "build", a step for each graph, with TensorRT's own steps in the description.
+
+    Raises:
+        InputError: an argument cannot be used, the GPU is not the target's, or the engines are there already.
+        BundleError: the bundle is missing or damaged.
+        RuntimeUnavailableError: TensorRT or a GPU is not here.
+        CudaError: CUDA failed.
+        ExportError: TensorRT cannot build a graph; no engine was written.
+        KeyboardInterrupt: Ctrl-C; no engine was written.
+    """
+    from etam_edge.exporters.tensorrt.builder import BuildOptions, check_capabilities
+    from etam_edge.exporters.tensorrt.engine_set import build_engines
+    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
+
+    if runtime not in FLAVOURS:
+        raise InputError(f"`runtime={runtime}` cannot build engines; use {' or '.join(FLAVOURS)}")
+    machine = find_target(target)
+    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    space = machine.workspace if workspace is None else workspace * MEBIBYTE
+    options = BuildOptions(max_objects, opt_objects, space, verbose=verbose)
+    if runtime == TENSORRT_RTX and machine.compute_capability is not None:
+        check_capabilities([machine.compute_capability])
+    trt = import_tensorrt(runtime)
+    cuda = None if runtime == TENSORRT_RTX and machine.compute_capability else _open_gpu(loaded, machine)
+    platform = _platform(runtime, trt, machine, cuda)
+    if runtime == TENSORRT_RTX:
+        options = replace(options, compute_capabilities=(platform.compute_capability,))
+    _warn_of_version(machine, platform)
+
+    graphs = Stage(progress, "build", len(GRAPH_NAMES))
+
+    def show(graph: str, phase: str, done: int, steps: int) -> None:
+        graphs.update(GRAPH_NAMES.index(graph), f"{graph}: {phase[:40]} {done}/{steps}")
+
+    with nullcontext() if cuda is None else cuda.current(), interrupts_noted() as cancelled:
+        built = build_engines(
+            trt,
+            loaded,
+            platform,
+            options,
+            overwrite,
+            inspect=_loader(trt) if cuda is not None and runtime == TENSORRT else None,
+            progress=show,
+            cancelled=cancelled,
+        )
+    graphs.update(len(GRAPH_NAMES))
+    return BuildResult(loaded, platform, machine, max_objects, built, loaded=cuda is not None)
+
+
+def _open_gpu(bundle: Bundle, target: Target) -> Cuda:
+    """The GPU of this machine.
+
+    Raises:
+        RuntimeUnavailableError: there is none; the error says what to copy where.
+        InputError: it is not the target's.
+    """
+    from etam_edge.runtimes.backends.cuda.open import open_cuda
+
+    where = f"copy {bundle.path} there whole and run: etam-edge build {bundle.path.name} --target {target.name}"
+    try:
+        cuda = open_cuda()
+    except (RuntimeUnavailableError, CudaError) as error:
+        raise RuntimeUnavailableError(
+            f"engines are built on the machine that will run them, and here {error}; {where}"
+        ) from error
+    wanted, found = target.compute_capability, cuda.gpu.compute_capability
+    if wanted is not None and wanted != found:
+        raise InputError(
+            f"`target={target.name}` has compute capability {wanted[0]}.{wanted[1]}, and the GPU here, "
+            f"{cuda.gpu.name}, has {found[0]}.{found[1]}; {where}, or build for this one with `target={THIS_MACHINE}`"
+        )
+    return cuda
+
+
+def _platform(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> EnginePlatform:
+    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
+
+    if cuda is not None:
+        return platform_here(flavour, trt, cuda.gpu)
+    assert target.compute_capability is not None
+    return EnginePlatform(flavour, str(trt.__version__), "any", target.compute_capability)
+
+
+def _warn_of_version(target: Target, platform: EnginePlatform) -> None:
+    """Warn where a TensorRT is outside of what the target is known to take."""
+    if platform.flavour != TENSORRT:
+        return
+    oldest, newest = (version_numbers(text) for text in target.tensorrt)
+    found = version_numbers(platform.tensorrt)
+    if found[: len(oldest)] < oldest or found[: len(newest)] > newest:
+        logger.warning(
+            "TensorRT %s is outside of %s, which %s is known to take; check the accuracy with etam-edge check",
+            platform.tensorrt,
+            " to ".join(target.tensorrt),
+            target.name,
+        )
+
+
+def _loader(trt: Any) -> Inspect:
+    """Loads an engine on the GPU, to see that it can be, and returns the bytes of device memory that it needs."""
+
+    def inspect(path: Path) -> int:
+        runtime = trt.Runtime(trt.Logger(trt.ILogger.ERROR))
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise ExportError(f"TensorRT {trt.__version__} does not load the engine that it built of {path.stem}")
+        newer = hasattr(engine, "device_memory_size_v2")
+        return int(engine.device_memory_size_v2 if newer else engine.device_memory_size)
+
+    return inspect

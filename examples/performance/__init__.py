@@ -1,1 +1,0 @@
-"""The benchmarks behind docs/performance.md, run by one command: `python examples/performance/run.py`."""
