@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,14 @@ def main() -> None:
     parser.add_argument("training", type=Path, help="the --output of train.py")
     parser.add_argument("--data", type=Path, required=True, help="folder with photos/, videos/ and meshes/")
     parser.add_argument("--davis", type=Path, help="folder with JPEGImages/480p and Annotations/480p")
+    parser.add_argument(
+        "--blend", type=float, default=1.0, help="share of the trained weights; the rest are those it started from"
+    )
     parser.add_argument("--clips", type=int, default=evaluate.CLIPS, help="drawn clips that are measured")
     options = parser.parse_args()
     latest = json.loads((options.training / "checkpoint" / "latest.json").read_text())
     weights = CARD.with_name(f"{latest['model']}.safetensors")
-    pack(read(options.training), weights)
+    pack(blended(options.training, options.blend), weights)
 
     bundle = options.training / "bundle"
     shutil.rmtree(bundle, ignore_errors=True)
@@ -74,13 +78,14 @@ def main() -> None:
     rows = list(photograph_ious(model.eval(), photos.files))
 
     figures: dict[str, Any] = {"step": latest["step"], "core_hours": round(latest["core_hours"], 2)}
+    figures["blend"] = options.blend
     figures["photographs"] = {name: round(value, 4) for name, value in summary(rows).items()}
     figures |= evaluate.measure(tracker, options.training / "cache", options.clips, options.davis)
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     floors = {name: math.floor(100 * (value - MARGIN)) / 100 for name, value in figures["packaged"].items()}
     FLOORS.write_text(json.dumps(floors, indent=1) + "\n")
 
-    fill("training", trained(options.training, latest))
+    fill("training", trained(options.training, latest, options.blend))
     fill("photographs", table(rows))
     fill("clips", evaluate.tables(figures))
     attribution(options.data)
@@ -88,6 +93,15 @@ def main() -> None:
     picture(tracker, options.data / "photos")
     print(table(rows), evaluate.tables(figures), sep="\n\n")
     print("\nnext: python -m pytest tests/test_nano.py tests/test_train_nano.py")
+
+
+def blended(training: Path, share: float) -> dict[str, torch.Tensor]:
+    """Averaged weights of the training, interpolated with those it started from."""
+    state = read(training)
+    if share == 1:
+        return state
+    start = read(training / "start.safetensors")
+    return {name: (1 - share) * start[name] + share * tensor for name, tensor in state.items()}
 
 
 def pack(state: dict[str, torch.Tensor], output: Path) -> None:
@@ -108,15 +122,21 @@ def fill(name: str, text: str) -> None:
     CARD.write_text(re.sub(pattern, lambda _: f"{begin}\n{text}\n{end}", card, flags=re.DOTALL))
 
 
-def trained(training: Path, latest: dict[str, Any]) -> str:
+def trained(training: Path, latest: dict[str, Any], blend: float) -> str:
     """What the training was, from what it noted at each start."""
     runs = [json.loads(line) for line in (training / "runs.jsonl").read_text().splitlines()]
     processors = " and ".join(sorted({run["processor"] for run in runs}))
     arithmetic = " and ".join(sorted({run["arithmetic"] for run in runs}))
-    return (
+    text = (
         f"{latest['step']:,} steps in {latest['core_hours']:.2f} core-hours on {processors} "
         f"(PyTorch {torch.__version__.split('+')[0]}, {arithmetic}), started from the weights packed before."
     )
+    if blend < 1:
+        text += (
+            f" Packed is an interpolation, {blend:g} of these weights and {1 - blend:g} of those that it started from: "
+            "chosen on held-out photographs and clips, it keeps more of what was learned before."
+        )
+    return "\n".join(textwrap.wrap(text, 120))
 
 
 def attribution(data: Path) -> None:

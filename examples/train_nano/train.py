@@ -32,7 +32,7 @@ from held_out import photograph_ious, summary
 from material import STAGES, Batch, Material, Stage, stage_at
 from muon import Muon
 from rollout import Rollout, Tally
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from start import initialise
 from stills import still_losses
 from torch import Tensor
@@ -94,6 +94,10 @@ def main() -> None:
         packaged = Path(etam_edge.__file__).parent / "weights" / f"{options.model}.safetensors"
         weights = load_file(packaged if options.start == "packaged" else options.start)
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    if not (
+        options.output / "start.safetensors"
+    ).exists():  # pack.py can interpolate between these and the trained ones
+        save_file(model.state_dict(), options.output / "start.safetensors")
     model.to(options.device)
     world = options.processes if options.device == "cpu" else 1
     print(f"{Material.of(options)}, on {options.device}, {world} process(es)", flush=True)
