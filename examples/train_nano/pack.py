@@ -2,8 +2,7 @@
 
     python examples/train_nano/pack.py out/nano --data DATA_FOLDER --davis DAVIS_FOLDER
 
-Written are the weights in half precision, the figures, their tables in the model card (the text around them stays), the
-list of training material, curves and pictures, and the floors that tests/test_nano.py holds the weights to.
+Written are the weights in half precision, the figures, the model card (from `card.md`), the list of training material, curves and pictures, and the floors that tests/test_nano.py holds the weights to.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import argparse
 import csv
 import json
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +32,7 @@ from etam_edge.model import EfficientTAM
 from etam_edge.spec import find_spec
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = Path(__file__).with_name("card.md")
 CARD = ROOT / "etam_edge" / "weights" / "MODEL_CARD.md"
 FIGURES = Path(__file__).with_name("figures.json")
 FLOORS = ROOT / "tests" / "data" / "nano_floors.json"
@@ -85,9 +84,8 @@ def main() -> None:
     floors = {name: math.floor(100 * (value - MARGIN)) / 100 for name, value in figures["packaged"].items()}
     FLOORS.write_text(json.dumps(floors, indent=1) + "\n")
 
-    fill("training", trained(options.training, latest, options.blend))
-    fill("photographs", table(rows))
-    fill("clips", evaluate.tables(figures))
+    parts = {"training": trained(options.training, latest, options.blend), "photographs": table(rows)}
+    fill({**parts, "clips": evaluate.tables(figures), "bytes": f"{weights.stat().st_size:,}"})
     attribution(options.data)
     plot(options.training, CURVES)
     picture(tracker, options.data / "photos")
@@ -113,13 +111,15 @@ def pack(state: dict[str, torch.Tensor], output: Path) -> None:
     output.chmod(0o644)  # the writer makes it its owner's alone
 
 
-def fill(name: str, text: str) -> None:
-    """Replace what stands between the card's comments `<!-- NAME -->` and `<!-- end of NAME -->`."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    card = CARD.read_text()
-    pattern = re.escape(begin) + ".*?" + re.escape(end)
-    assert re.search(pattern, card, re.DOTALL), f"{CARD} has no part {begin}"
-    CARD.write_text(re.sub(pattern, lambda _: f"{begin}\n{text}\n{end}", card, flags=re.DOTALL))
+def fill(parts: dict[str, str]) -> None:
+    """Write the card: the template with the parts in the places of their names in double braces."""
+    card = TEMPLATE.read_text()
+    for name, text in parts.items():
+        place = f"{{{{ {name} }}}}"
+        if place not in card:
+            raise SystemExit(f"{TEMPLATE} has no place {place}")
+        card = card.replace(place, text)
+    CARD.write_text(card)
 
 
 def trained(training: Path, latest: dict[str, Any], blend: float) -> str:
