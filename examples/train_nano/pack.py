@@ -2,7 +2,8 @@
 
     python examples/train_nano/pack.py out/nano --data DATA_FOLDER --davis DAVIS_FOLDER
 
-Written are the weights in half precision, the figures, the model card (from `card.md`), the list of training material, curves and pictures, and the floors that tests/test_nano.py holds the weights to.
+Written are the weights in half precision, the figures, the model card (from `card.md.in`), the list of training material,
+curves and pictures, and the floors that tests/test_nano.py holds the weights to.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from etam_edge.model import EfficientTAM
 from etam_edge.spec import find_spec
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = Path(__file__).with_name("card.md")
+TEMPLATE = Path(__file__).with_name("card.md.in")
 CARD = ROOT / "etam_edge" / "weights" / "MODEL_CARD.md"
 FIGURES = Path(__file__).with_name("figures.json")
 FLOORS = ROOT / "tests" / "data" / "nano_floors.json"
