@@ -5,26 +5,27 @@ The floors are the figures of the packaged weights (etam_edge/weights/MODEL_CARD
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from etam_edge import Prompt, Tracker
-from etam_edge.evaluation.metrics import region_similarity
-from etam_edge.media import chair_masks, crossing
+from etam_edge import Tracker
 from etam_edge.runtimes.workspace import Workspace
 
 pytest.importorskip("torch")
+pytest.importorskip("cv2")
 
-CHAIR = Path(__file__).parent / "data" / "chair" / "JPEGImages"
-FLOORS = {"ball": 0.75, "box": 0.45, "reflection": 0.28}
-"""Mean J of the tracked frames on which the object is visible."""
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "train_nano"))
+
+from evaluate import similarities
+
+FLOORS = json.loads((Path(__file__).parent / "data" / "nano_floors.json").read_text())
+"""Mean J of the tracked frames on which the object is visible; written by examples/train_nano/pack.py."""
 
 
 @pytest.fixture(scope="module")
@@ -37,27 +38,6 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     assert "etam_nano" in done.stdout
     assert "etam-edge export --model efficienttam_ti_512x512" in done.stdout
     return Tracker.load(path)
-
-
-def similarities(tracker: Tracker) -> dict[str, float]:
-    """Mean J by object, on the drawn clip and on every second frame of the real one."""
-    images, truth = crossing()
-    frames = [np.asarray(Image.open(file)) for file in sorted(CHAIR.iterdir())][::2]
-    found = {}
-    for names, clip, masks in (
-        (("ball", "box"), images, truth),
-        (("reflection",), frames, chair_masks()[::2, None]),
-    ):
-        session = tracker.start_session(max_objects=len(names))
-        values: dict[str, list[float]] = {name: [] for name in names}
-        for index, (frame, wanted) in enumerate(zip(clip, masks, strict=True)):
-            prompts = {number: Prompt(mask=mask) for number, mask in enumerate(wanted, 1)} if index == 0 else {}
-            result = session.track(frame, prompts=prompts)
-            for name, mask, true_mask in zip(names, result.masks, wanted, strict=True):
-                if index and true_mask.sum() > 50:
-                    values[name].append(float(region_similarity(mask, true_mask)))
-        found |= {name: float(np.mean(each)) for name, each in values.items()}
-    return found
 
 
 def below(found: dict[str, float]) -> list[str]:

@@ -8,6 +8,7 @@ objects are copies of each other with other poses: only following them tells the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -38,15 +39,15 @@ class Part:
     """One picture of an object and how it swings.
 
     Attributes:
-        sprite: uint8 RGBA (SPRITE, SPRITE, 4), premultiplied.
+        sprite: uint8 RGBA (P, P, 4), premultiplied; or one for each frame.
         joint: where it hangs on the object, in object units (the object spans about 1).
         pivot: the point of the sprite that stays at the joint, in sprite pixels.
         size, stretch: its size in object units; x over y.
         angle, swing: radians, (N,) over the frames.
-        bend: displacement field, float32 (SPRITE, SPRITE, 2) in sprite pixels, times `sway` (N,).
+        bend: displacement field, float32 (P, P, 2) in sprite pixels, times `sway` (N,).
     """
 
-    sprite: np.ndarray
+    sprite: np.ndarray | list[np.ndarray]
     joint: np.ndarray
     pivot: np.ndarray
     size: float
@@ -100,15 +101,15 @@ def _render(
 ) -> Clip:
     speed = pace * float(np.exp(rng.uniform(np.log(0.08), np.log(1.2))))
     camera = _Camera(rng, length, speed)
-    things = [_thing(sources, rng, length, speed, small) for _ in range(targets)]
+    things = [draw_thing(sources, rng, length, speed, small) for _ in range(targets)]
     for _ in range(int(rng.choice([0, 1, 2, 3, 4], p=[0.25, 0.3, 0.2, 0.15, 0.1]))):
         if rng.random() < 0.4:
-            things.append(_twin(rng, things[rng.integers(targets)], length, speed))
+            things.append(twin(rng, things[rng.integers(targets)], length, speed))
         else:
-            things.append(_thing(sources, rng, length, speed, small))
+            things.append(draw_thing(sources, rng, length, speed, small))
     order = rng.permutation(len(things))
     backdrop = _backdrop(sources, rng, side)
-    light = _Light(rng, length, side)
+    light = Light(rng, length, side)
 
     frames = np.empty((length, side, side, 3), np.uint8)
     masks = np.zeros((length, targets, side, side), np.uint8)
@@ -116,7 +117,7 @@ def _render(
         image = camera.view(backdrop, t, side)
         for number in order:
             thing = things[number]
-            layer, box = _draw(thing, t, side, camera)
+            layer, box = draw(thing, t, side, camera)
             if layer is None:
                 continue
             y0, y1, x0, x1 = box
@@ -138,9 +139,9 @@ class _Camera:
     def __init__(self, rng: np.random.Generator, length: int, speed: float) -> None:
         still = rng.random() < 0.3
         strength = 0.0 if still else speed * float(rng.uniform(0.1, 1.0))
-        self.shift = np.stack([_wander(rng, length, 0.35 * strength) for _ in range(2)], 1)
-        self.zoom = np.exp(_wander(rng, length, 0.25 * strength))
-        self.roll = _wander(rng, length, 0.2 * strength)
+        self.shift = np.stack([wander(rng, length, 0.35 * strength) for _ in range(2)], 1)
+        self.zoom = np.exp(wander(rng, length, 0.25 * strength))
+        self.roll = wander(rng, length, 0.2 * strength)
         self.smear = rng.random() < 0.3
 
     def view(self, backdrop: np.ndarray, t: int, side: int) -> np.ndarray:
@@ -153,28 +154,28 @@ class _Camera:
         )
         if self.smear and t:
             step = (self.shift[t] - self.shift[t - 1]) * side * 0.5
-            image = _smear(image, step)
+            image = smear(image, step)
         return image
 
     def place(self, point: np.ndarray, t: int) -> np.ndarray:
         return (point - 0.5) * self.zoom[t] + 0.5 + self.shift[t]
 
 
-class _Light:
+class Light:
     """Brightness, colour, shadows, blur, noise and compression, changing over time."""
 
     def __init__(self, rng: np.random.Generator, length: int, side: int) -> None:
         self.rng = rng
         flicker = 0.3 if rng.random() < 0.3 else 0.06
-        self.gain = np.exp(_wander(rng, length, flicker))[:, None] * np.exp(
-            np.stack([_wander(rng, length, 0.25 * flicker) for _ in range(3)], 1)
+        self.gain = np.exp(wander(rng, length, flicker))[:, None] * np.exp(
+            np.stack([wander(rng, length, 0.25 * flicker) for _ in range(3)], 1)
         )
         self.gamma = float(np.exp(rng.uniform(-0.35, 0.35)))
         self.shadow = None
         if rng.random() < 0.25:
             field = cv2.GaussianBlur(fractal(rng, side, 0.4), (0, 0), side / 16)
             self.shadow = 1 - rng.uniform(0.2, 0.6) * field
-            self.drift = _wander(rng, length, 0.3) * side
+            self.drift = wander(rng, length, 0.3) * side
         self.blur = float(rng.choice([0, 0, 0, rng.uniform(0.4, 1.2)])) * side / 256
         self.noise = float(rng.choice([0, rng.uniform(1, 10)]))
         self.quality = int(rng.integers(25, 95)) if rng.random() < 0.5 else None
@@ -197,7 +198,7 @@ class _Light:
         return image
 
 
-def _wander(rng: np.random.Generator, length: int, amplitude: float) -> np.ndarray:
+def wander(rng: np.random.Generator, length: int, amplitude: float) -> np.ndarray:
     """A smooth path that starts near 0, float64 (N,): drift, a wave and a little jitter."""
     t = np.arange(length) / UNIT
     wave = np.sin(2 * np.pi * (rng.uniform(0.2, 2.0) * t + rng.random()))
@@ -218,13 +219,13 @@ def _backdrop(sources: Sources, rng: np.random.Generator, side: int) -> np.ndarr
     return image
 
 
-def _thing(sources: Sources, rng: np.random.Generator, length: int, speed: float, small: float) -> Thing:
+def draw_thing(sources: Sources, rng: np.random.Generator, length: int, speed: float, small: float) -> Thing:
     parts = []
     for index in range(int(rng.choice([1, 2, 3, 4], p=[0.6, 0.18, 0.12, 0.1]))):
         swing = 0.0 if index == 0 else rng.uniform(0.1, 1.0)
         bend = None
         if rng.random() < 0.4:
-            bend = np.stack([_soft_field(rng) for _ in range(2)], -1) * rng.uniform(3, 12)
+            bend = np.stack([soft_field(rng) for _ in range(2)], -1) * rng.uniform(3, 12)
         thin = rng.random() < 0.25
         parts.append(
             Part(
@@ -233,42 +234,42 @@ def _thing(sources: Sources, rng: np.random.Generator, length: int, speed: float
                 pivot=np.array([SPRITE / 2, SPRITE / 2 if index == 0 else SPRITE * rng.uniform(0.05, 0.5)]),
                 size=1.0 if index == 0 else rng.uniform(0.35, 0.8),
                 stretch=float(np.exp(rng.uniform(-0.5, 0.5) + (rng.choice([-1, 1]) * 0.8 if thin else 0))),
-                angle=rng.uniform(-0.4, 0.4) + _wander(rng, length, swing * min(1.0, speed + 0.3)),
+                angle=rng.uniform(-0.4, 0.4) + wander(rng, length, swing * min(1.0, speed + 0.3)),
                 bend=bend,
-                sway=_wander(rng, length, 1.5),
+                sway=wander(rng, length, 1.5),
             )
         )
     if rng.random() < 0.3:
         parts[0].angle = parts[0].angle + rng.uniform(-np.pi, np.pi)
     size = float(np.exp(rng.uniform(np.log(small), np.log(0.9))))
-    return Thing(parts, gain=np.exp(_wander(rng, length, 0.08)), **_motion(rng, length, speed, size))
+    return Thing(parts, gain=np.exp(wander(rng, length, 0.08)), **motion(rng, length, speed, size))
 
 
-def _motion(rng: np.random.Generator, length: int, speed: float, size: float) -> dict[str, np.ndarray]:
+def motion(rng: np.random.Generator, length: int, speed: float, size: float) -> dict[str, np.ndarray]:
     start = rng.uniform(0.2, 0.8, 2)
-    place = start + np.stack([_wander(rng, length, 0.4 * speed) for _ in range(2)], 1)
+    place = start + np.stack([wander(rng, length, 0.4 * speed) for _ in range(2)], 1)
     if rng.random() < 0.15 and length > 3:  # out of the frame and back
         away = np.sin(np.pi * rng.uniform(0.8, 2.5) * np.arange(length) / UNIT).clip(0)
         direction = rng.uniform(0, 2 * np.pi)
         place = place + 1.4 * away[:, None] * np.array([np.cos(direction), np.sin(direction)])
     return {
         "place": place,
-        "size": size * np.exp(_wander(rng, length, 0.25 * speed)),
-        "angle": _wander(rng, length, 0.5 * speed),
-        "turn": np.cos(_wander(rng, length, 0.9 * speed)) * rng.choice([-1, 1]),
+        "size": size * np.exp(wander(rng, length, 0.25 * speed)),
+        "angle": wander(rng, length, 0.5 * speed),
+        "turn": np.cos(wander(rng, length, 0.9 * speed)) * rng.choice([-1, 1]),
     }
 
 
-def _twin(rng: np.random.Generator, model: Thing, length: int, speed: float) -> Thing:
+def twin(rng: np.random.Generator, model: Thing, length: int, speed: float) -> Thing:
     """A copy of a thing elsewhere: the same parts in another place and pose."""
     return Thing(
         model.parts,
         gain=model.gain,
-        **_motion(rng, length, speed, float(model.size[0]) * rng.uniform(0.7, 1.3)),
+        **motion(rng, length, speed, float(model.size[0]) * rng.uniform(0.7, 1.3)),
     )
 
 
-def _draw(thing: Thing, t: int, side: int, camera: _Camera) -> tuple[np.ndarray | None, tuple[int, int, int, int]]:
+def draw(thing: Thing, t: int, side: int, camera: _Camera) -> tuple[np.ndarray | None, tuple[int, int, int, int]]:
     """The thing on frame t: a premultiplied RGBA layer and the rectangle (y0, y1, x0, x1) that it covers."""
     unit = thing.size[t] * camera.zoom[t] * side
     centre = camera.place(thing.place[t], t) * side
@@ -277,10 +278,11 @@ def _draw(thing: Thing, t: int, side: int, camera: _Camera) -> tuple[np.ndarray 
     matrices, corners = [], []
     for part in thing.parts:
         joint = centre + body @ part.joint
-        scale = part.size / SPRITE
+        pixels = (part.sprite[t] if isinstance(part.sprite, list) else part.sprite).shape[0]
+        scale = part.size / pixels
         linear = body @ _matrix(part.angle[t]) @ np.diag([scale * part.stretch**0.5, scale / part.stretch**0.5])
         matrices.append((linear, joint - linear @ part.pivot))
-        square = np.array([[0, 0], [SPRITE, 0], [0, SPRITE], [SPRITE, SPRITE]], float)
+        square = np.array([[0, 0], [pixels, 0], [0, pixels], [pixels, pixels]], float)
         corners.append(square @ linear.T + matrices[-1][1])
     low, high = np.floor(np.concatenate(corners).min(0)), np.ceil(np.concatenate(corners).max(0))
     x0, y0 = (int(v) for v in np.clip(low, 0, side))
@@ -289,16 +291,17 @@ def _draw(thing: Thing, t: int, side: int, camera: _Camera) -> tuple[np.ndarray 
         return None, (0, 0, 0, 0)
     layer: np.ndarray | None = None
     for part, (linear, offset) in zip(thing.parts, matrices, strict=True):
-        sprite = part.sprite
+        sprite = part.sprite[t] if isinstance(part.sprite, list) else part.sprite
         if part.bend is not None:
-            field = _GRID + part.bend * np.float32(part.sway[t])
+            field = grid(sprite.shape[0]) + part.bend * np.float32(part.sway[t])
             sprite = cv2.remap(sprite, field[..., 0], field[..., 1], cv2.INTER_LINEAR)
         shrink = np.sqrt(abs(np.linalg.det(linear)))
         if shrink < 0.5:  # no aliasing on small things
             factor = max(shrink, 0.1)
-            small = max(8, int(SPRITE * factor))
+            pixels = sprite.shape[0]
+            small = max(8, int(pixels * factor))
             sprite = cv2.resize(sprite, (small, small), interpolation=cv2.INTER_AREA)
-            linear = linear * (SPRITE / small)
+            linear = linear * (pixels / small)
         matrix = np.concatenate((linear, (offset - (x0, y0))[:, None]), axis=1)
         drawn = cv2.warpAffine(sprite, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
         if layer is None:
@@ -367,16 +370,16 @@ def _fill(mask: np.ndarray, points: np.ndarray) -> None:
     cv2.fillPoly(mask, [(points * mask.shape[0]).astype(np.int32)], 255, cv2.LINE_AA)
 
 
-def _soft_field(rng: np.random.Generator) -> np.ndarray:
+def soft_field(rng: np.random.Generator, side: int = SPRITE) -> np.ndarray:
     coarse = rng.standard_normal((4, 4)).astype(np.float32)
-    return cv2.resize(coarse, (SPRITE, SPRITE), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
 def _matrix(angle: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _smear(image: np.ndarray, step: np.ndarray) -> np.ndarray:
+def smear(image: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Motion blur along `step` pixels."""
     size = int(np.ceil(np.abs(step).max())) | 1
     if size < 3:
@@ -389,4 +392,7 @@ def _smear(image: np.ndarray, step: np.ndarray) -> np.ndarray:
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
-_GRID = np.stack(np.meshgrid(np.arange(SPRITE), np.arange(SPRITE)), -1).astype(np.float32)
+@cache
+def grid(side: int) -> np.ndarray:
+    """The place of every pixel, float32 (side, side, 2) as (x, y)."""
+    return np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).astype(np.float32)

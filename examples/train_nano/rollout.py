@@ -59,6 +59,8 @@ class Tally:
     parts: dict[str, float] = field(default_factory=dict)
     ious: list[Tensor] = field(default_factory=list)
     scores_right: list[Tensor] = field(default_factory=list)
+    measures: dict[str, Tensor] = field(default_factory=dict)
+    """What else was measured, a value an object."""
 
     def add(self, **parts: Tensor) -> None:
         self.loss = self.loss + sum(parts.values())
