@@ -78,7 +78,7 @@ def test_clips_of_another_size_are_refused_before_any_work(clips: Path, camera: 
     call = ("export", "--frame-size", "320x240", "--precision", "int8", "--calibration")
     refused(
         run(*call, clips, *target),
-        "clip disc is 150 x 96 pixels, but a bundle of --frame-size 320x240 takes only frames of 320 x 240",
+        "clip disc is 150 x 96 pixels, but the bundle to export takes only frames of 320 x 240",
     )
     recording = tmp_path / "recording"
     result = run("record", camera, clips, "--output", recording, "--samples", 2)
@@ -143,7 +143,11 @@ def test_check_against_a_bundle_that_resizes_on_the_host(
     result = run(*call, clips, "--min-iou", "0.97")
     assert result.exit_code == 0, (result.exception, result.output)
     write_clip(tmp_path / "others", "wide", (90, 160))
-    refused(run(*call, tmp_path / "others", "--min-iou", "0.97"), "clip wide is 160 x 90 pixels", "150 x 96 alone")
+    refused(
+        run(*call, tmp_path / "others", "--min-iou", "0.97"),
+        "clip wide is 160 x 90 pixels",
+        "takes only frames of 150 x 96",
+    )
     refused(
         run("sensitivity", camera, "--clips", tmp_path / "others", "--output", tmp_path / "s"),
         "clip wide is 160 x 90 pixels",
@@ -162,7 +166,11 @@ def test_bench_draws_frames_of_the_bundles_size(camera: Path, plain: Path, tmp_p
     assert "resizes in its graphs" in result.output
     assert "resizes fast" in result.output
     assert run("bench", plain, "--resize", "fast", *short).exit_code == 0
-    refused(run("bench", camera, "--frame-size", "64x64", *short), "clip drawn is 64 x 64 pixels", "150 x 96 alone")
+    refused(
+        run("bench", camera, "--frame-size", "64x64", *short),
+        "clip drawn is 64 x 64 pixels",
+        "takes only frames of 150 x 96",
+    )
     refused(run("bench", camera, "--resize", "fast", *short), "leave it out")
     refused(run("bench", plain, "--resize", "quick", *short), "use exact or fast")
     refused(run("bench", plain, "--against-resize", "fast", *short), "--against-resize is for --against BUNDLE")

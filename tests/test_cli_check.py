@@ -16,6 +16,7 @@ from conftest import SmallBundleMaker
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from etam_edge import atomic
 from etam_edge.bundle import Bundle, ReferenceBundle, sha256_of
 from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
@@ -255,7 +256,7 @@ def test_some_clips_without_true_masks(bundle: Path, clips: Path) -> None:
     write_clip(clips, "sparse", FRAMES, annotated=[0, FRAMES - 1])
     result = run(bundle, bundle, clips)
     assert result.exit_code == 0, result.output
-    assert "2 of 3 clips have them, 4 of 6 objects" in result.output
+    assert "2 of 3 clips and 4 of 6 objects have it" in result.output
     figures, _ = report(Path("checks/whole-against-whole"))
     assert figures["comparison"]["judged_clips"] == 2
     assert figures["comparison"]["worst_fifth"]["by"] == "mean_iou"
@@ -313,14 +314,14 @@ def test_a_wrong_call_is_one_sentence(bundle: Path, clips: Path, tmp_path: Path)
 def test_a_bundle_that_cannot_be_written_is_checked_all_the_same(
     bundle: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_text = Path.write_text
+    atomic_file = atomic.atomic_file
 
-    def read_only(path: Path, *arguments: Any, **options: Any) -> int:
+    def read_only(path: Path) -> Any:
         if bundle in path.parents:
             raise PermissionError(13, "Permission denied", str(path))
-        return write_text(path, *arguments, **options)
+        return atomic_file(path)
 
-    monkeypatch.setattr(Path, "write_text", read_only)
+    monkeypatch.setattr(atomic, "atomic_file", read_only)
     result = run(bundle, bundle, bare, "--min-iou", 0.5)
     assert result.exit_code == 0, result.output
     assert "warning: the verdict is not stored in the bundle" in result.output

@@ -185,9 +185,9 @@ def test_source_that_cannot_be_read_is_refused(bundle: str, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     refused(run(bundle, tmp_path / "empty", *CLICK), "holds no images")
     (tmp_path / "text.mp4").write_text("not a video")
-    refused(run(bundle, tmp_path / "text.mp4", *CLICK), "is no video")
+    refused(run(bundle, tmp_path / "text.mp4", *CLICK), "is not a video")
     (tmp_path / "nothing.mp4").touch()
-    refused(run(bundle, tmp_path / "nothing.mp4", *CLICK), "is no video")
+    refused(run(bundle, tmp_path / "nothing.mp4", *CLICK), "is not a video")
     refused(run(bundle, "97", *CLICK), "camera 97 does not open")
     refused(run(bundle, "99999999999999999999", *CLICK), "camera 99999999999999999999 does not open")
     Image.fromarray(clip_frame(0, HEIGHT, WIDTH)).save(tmp_path / "frame_000.png")
@@ -299,7 +299,7 @@ def test_image_that_cannot_be_read_is_named_and_what_came_before_is_kept(
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 4
     assert len(list((tmp_path / "masks").iterdir())) == 4
     (folder / "frame0.png").write_text("words")
-    refused(run(bundle, folder, *CLICK, "--scores", tmp_path / "t.jsonl"), "frame0.png is no image")
+    refused(run(bundle, folder, *CLICK, "--scores", tmp_path / "t.jsonl"), "frame0.png is not an image")
     assert not (tmp_path / "t.jsonl").exists()
     assert not list(tmp_path.glob(".*partial*"))
 

@@ -113,10 +113,7 @@ def _simulate(cuda: SimulatedCuda, patch: pytest.MonkeyPatch) -> None:
         return Built(MAGIC + header + b"\n" + round_to_float16(onnx.load(graph)).model.SerializeToString(), b"", ())
 
     patch.setattr("etam_edge.exporters.tensorrt.engine_set.build_engine", build_engine)
-    for module in (
-        "etam_edge.runtimes.backends.tensorrt.tensorrt_module",
-        "etam_edge.runtimes.backends.tensorrt.backend",
-    ):
+    for module in ("tensorrt_module", "backend"):
         patch.setattr(f"etam_edge.runtimes.backends.tensorrt.{module}.import_tensorrt", lambda flavour=TENSORRT: trt)
     for module in ("etam_edge.runtimes.backends.cuda.open", "etam_edge.runtimes.backends.tensorrt.backend"):
         patch.setattr(f"{module}.open_cuda", lambda index=0: cuda)

@@ -43,7 +43,8 @@ class RecordedModule:
 )
 def test_spinning(spinning: str, entries: dict[str, str]) -> None:
     options = OnnxRuntimeOptions(3, spinning).session_options(RecordedModule)
-    assert options.entries == entries
+    # ONNX Runtime's own fusion of Q/DQ pairs saturates on some CPUs: it is off whatever the threads do.
+    assert options.entries == {**entries, "session.disable_quant_qdq": "1"}
     assert options.intra_op_num_threads == 3
     assert OnnxRuntimeOptions().session_options(RecordedModule).intra_op_num_threads == 0, "ONNX Runtime chooses"
 

@@ -163,7 +163,7 @@ def test_record_command(tracker: Tracker, clips: Path, tmp_path: Path) -> None:
     result = run("record", tracker.bundle.path, clips, "--output", tmp_path / "r", "--samples", 3)
     assert result.exit_code == 0, result.exception
     assert "memory frames" in result.output
-    assert f"next: etam-edge export --precision int8 --calibration {tmp_path / 'r'}" in result.output
+    assert f"next: etam-edge quantize {tracker.bundle.path} --calibration {tmp_path / 'r'}" in result.output
     assert len(Recording.load(tmp_path / "r").samples["track"]) == 3
     refused(run("record", tracker.bundle.path, clips, "--output", tmp_path / "r"), "already holds a recording")
     refused(run("record", tracker.bundle.path, tmp_path / "none", "--output", tmp_path / "s"), "there are no clips at")

@@ -152,7 +152,7 @@ def test_build_writes_engines_with_sidecars(bundle: Bundle) -> None:
     assert result.exit_code == 0, result.exception
     assert "4 engines" in result.output
     assert "gemm" in result.output
-    assert "compiled for that GPU and not run here" in result.output
+    assert "compiled for that GPU, and not loaded" in result.output
     platform = built_for(bundle)[0]
     assert platform == EnginePlatform(TENSORRT_RTX, trt.__version__, "any", A100)
     sidecars = check_engines(bundle, platform)

@@ -68,15 +68,16 @@ def show_costs(costs: Sequence[Mapping[str, Any]]) -> None:
     Args:
         costs: fields of `etam_edge.evaluation.sensitivity.RegionCost`, one mapping for each region.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from etam_edge.cli.console import out
 
     precision = costs[0]["precision"]
     # fp16 is emulated on a CPU: its times mean nothing.
     timed = precision == INT8
-    columns = [
-        "region",
+    columns: list[Column | str] = [
+        # Names are whole on a terminal of 80 columns too.
+        Column("region", no_wrap=True, min_width=max(len(cost["region"]) for cost in costs)),
         "drop of J&F",
         "mean IoU",
         "smallest IoU",

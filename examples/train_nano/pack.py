@@ -2,8 +2,8 @@
 
     python examples/train_nano/pack.py out/nano --data DATA_FOLDER --davis DAVIS_FOLDER
 
-Written are the weights in half precision, the figures, the model card (from `card.md.in`), the list of training material,
-curves and pictures, and the floors that tests/test_nano.py holds the weights to.
+It writes the weights in half precision, the figures, the model card (from `card.md.in`), the list of training material,
+curves and pictures, and the lowest figures that tests/test_nano.py accepts.
 """
 
 from __future__ import annotations

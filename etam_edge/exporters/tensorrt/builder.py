@@ -98,7 +98,7 @@ def build_engine(
         KeyboardInterrupt: the build was cancelled.
     """
     log = _log(trt, options.verbose)
-    builder = create_builder(trt, log)
+    builder: Any = create_builder(trt, log)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):

@@ -205,7 +205,7 @@ class _LoadedGraph:
         """The execution context for a number of objects, and the number whose context was dropped for it, if any."""
         dropped = None
         if count not in self._contexts:
-            context = create_context(self._trt, self._executable, self._scratch)
+            context: Any = create_context(self._trt, self._executable, self._scratch)
             if context is None:
                 raise CudaError(
                     f"TensorRT cannot create an execution context for '{self._name}': {self._log.last()}; close other "
