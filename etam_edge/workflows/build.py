@@ -195,7 +195,7 @@ def _loader(trt: Any) -> Inspect:
     from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_runtime, device_memory_of
 
     def inspect(path: Path) -> int:
-        runtime = create_runtime(trt, trt.Logger(trt.ILogger.ERROR))
+        runtime: Any = create_runtime(trt, trt.Logger(trt.ILogger.ERROR))
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise ExportError(f"TensorRT {trt.__version__} does not load the engine that it built of {path.stem}")
