@@ -86,7 +86,7 @@ KINDS: dict[str, Callable[[Bundles, str, Path], None]] = {
     PADDED: export_padded,
     INT8: derive_int8,
 }
-"""How a bundle of each kind is made, by the name of its precision, or that with a word after it: "fp32-WORD"."""
+"""How a bundle of each kind is made, by its precision, optionally with a suffix: "fp32-padded"."""
 
 
 class Bundles:

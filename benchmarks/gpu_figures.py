@@ -1,4 +1,4 @@
-"""TensorRT beside the PyTorch model on a GPU: milliseconds and memory, everything in turn in one run.
+"""TensorRT beside the PyTorch model on a GPU: milliseconds and memory, interleaved in one run.
 
     python -m benchmarks.gpu_figures                                # efficienttam_ti_512x512 and efficienttam_ti_2
     python -m benchmarks.gpu_figures efficienttam_ti --checkpoint efficienttam_ti.pt
@@ -6,7 +6,7 @@
 
 Exports each model in fp16 and int8 (or takes bundles), builds engines for this GPU, and follows one object with a full
 memory. Weights are seeded without --checkpoint: time does not depend on what they say. The PyTorch model runs under
-bfloat16 autocast, as the reference does, eager and under torch.compile. Nothing is said of accuracy: that is what
+bfloat16 autocast, as the reference does, eager and under torch.compile. Accuracy is not measured here: that is what
 `etam-edge check` is for. Prints tables in Markdown: whole frames, stages of a frame, and memory of the GPU. A whole
 frame is from a frame in host memory to its mask, of the same size, in host memory. With --bundle and --no-torch no
 torch is needed.
@@ -275,7 +275,7 @@ class _ModelOnDevice:
 
 
 def whole_frames(runners: Mapping[str, Runner], frames: Sequence[np.ndarray], count: int) -> dict[str, list[float]]:
-    """Milliseconds of `count` frames after the warm-up, by runner, in turn on each frame."""
+    """Milliseconds of `count` frames after the warm-up, by runner, interleaved frame by frame."""
     times: dict[str, list[float]] = {name: [] for name in runners}
 
     def timed(name: str) -> Callable[[PlayedFrame[NamedFrame]], None]:
@@ -424,7 +424,7 @@ def measure(subject: Subject, cuda: Cuda, options: argparse.Namespace) -> None:
 
     with _runners(makers, staged=False) as runners:
         times = whole_frames(runners, frames, options.frames)
-    print(f"{options.frames} frames of each in turn after {WARM_UP} of warm-up.\n")
+    print(f"{options.frames} frames of each, interleaved, after {WARM_UP} of warm-up.\n")
     print(whole_table(times, [name for name in times if name.startswith("PyTorch")]), flush=True)
 
     with _runners(makers, staged=True) as runners:
@@ -523,7 +523,7 @@ def build(path: Path) -> None:
     """Engines, in a process of its own: TensorRT's builder keeps memory.
 
     Raises:
-        EtamError: the command failed, and has said why.
+        EtamError: the command failed; its own output gives the reason.
     """
     command = [sys.executable, "-m", "etam_edge", "build", str(path), "--max-objects", "1", "--overwrite"]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
@@ -552,10 +552,10 @@ def driver_version() -> str:
     """Of the NVIDIA driver, where nvidia-smi says it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return said.splitlines()[0].strip() if said.strip() else "unknown"
+    return output.splitlines()[0].strip() if output.strip() else "unknown"
 
 
 def versions(cuda: Cuda, trt: Any, with_torch: bool) -> str:

@@ -144,7 +144,7 @@ def writing_engines(bundle: Bundle, platform: EnginePlatform, overwrite: bool) -
 
 
 def stale(bundle: Bundle, platform: EnginePlatform) -> str | None:
-    """Why the engines of this platform do not serve this bundle, or None where they do.
+    """Why the engines of this platform cannot be used for this bundle, or None if they can.
 
     Looks at sidecars only; `check_engines` holds the files to their hashes.
     """

@@ -113,7 +113,8 @@ def build(
     options = BuildOptions(max_objects, opt_objects, space, verbose=verbose)
     if runtime == TENSORRT_RTX and machine.compute_capability is not None:
         check_capabilities([machine.compute_capability])
-    # The GPU first: whoever builds for a Jetson on a workstation is told to build there, not to install TensorRT here.
+    # The GPU is checked first: a build for a Jetson on a workstation must be refused with the advice to build on the
+    # Jetson, not with the advice to install TensorRT here.
     cuda = None if runtime == TENSORRT_RTX and machine.compute_capability else _open_gpu(loaded, machine)
     trt = import_tensorrt(runtime)
     platform = _platform(runtime, trt, machine, cuda)

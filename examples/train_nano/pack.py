@@ -1,4 +1,4 @@
-"""Put a training's averaged weights into the package, and measure again all that is said of them. One command.
+"""Put a training's averaged weights into the package, and measure every published figure of them again. One command.
 
     python examples/train_nano/pack.py out/nano --data DATA_FOLDER --davis DAVIS_FOLDER
 

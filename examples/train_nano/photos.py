@@ -15,7 +15,7 @@ import numpy as np
 
 HELD_OUT_EVERY = 10
 THEME_SHARES = {"coco": 0.5, "animals": 0.14}
-"""Of photographs by theme; the other themes have equal parts of the rest."""
+"""Of photographs by theme; the other themes share what remains equally."""
 SMALLEST = 0.004
 """Share of the picture that an object needs to be prompted."""
 WHOLE = 0.4

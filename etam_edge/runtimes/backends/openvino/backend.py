@@ -141,5 +141,5 @@ def _size(size: int | str) -> int | None:
 def _first_line(error: Exception) -> str:
     """The sentence of OpenVINO's message that says what is wrong; the lines before it name its own source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from ", "Check '")) and ".cpp:" not in line]
-    return (said or lines or [type(error).__name__])[0]
+    reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '")) and ".cpp:" not in line]
+    return (reasons or lines or [type(error).__name__])[0]

@@ -36,7 +36,8 @@ from etam_edge.runtimes.backends.tensorrt.tensorrt_module import (
 ALIGNMENT = 256
 """Alignment in bytes that TensorRT's kernels require; allocations have it."""
 MAX_CONTEXTS = 4
-"""Execution contexts of one graph: sessions with this many different numbers of objects take turns without a loss."""
+"""Largest number of execution contexts of one graph. Sessions with up to this many different numbers of objects can be
+interleaved without creating contexts again."""
 _TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
