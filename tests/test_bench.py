@@ -222,7 +222,7 @@ def test_a_run_that_says_nothing_is_refused() -> None:
     for frames, warm_up, specs, sentence in (
         (200, 16, [SMALL], "a warm-up of 16 frames ends before the memory is full, which takes 17 frames"),
         (200, 20, [SMALL, longer], "takes 31 frames, .* use `warm_up=31` or more"),
-        (26, 17, [SMALL], "26 frames leave 9 after a warm-up of 17, .* use --frames 27 or more"),
+        (26, 17, [SMALL], "26 frames leave 9 after a warm-up of 17, .* use `frames=27` or more"),
         (5, 20, [SMALL], "5 frames leave 0 after a warm-up of 20"),
     ):
         with pytest.raises(InputError, match=sentence):
