@@ -83,7 +83,7 @@ def test_clips_of_another_size_are_refused_before_any_work(clips: Path, camera: 
     recording = tmp_path / "recording"
     result = run("record", camera, clips, "--output", recording, "--samples", 2)
     assert result.exit_code == 0, result.exception
-    refused(run(*call, recording, *target), "was recorded with graphs of other sizes than the bundle to be made has")
+    refused(run(*call, recording, *target), "was recorded with graphs of other sizes than the bundle to export has")
     assert not (tmp_path / "b").exists()
 
 
