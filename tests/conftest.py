@@ -30,7 +30,9 @@ BundleMaker = Callable[[str, int, str], Path]
 SmallBundleMaker = Callable[[Pooling], Path]
 CameraBundleMaker = Callable[[tuple[int, int]], Path]
 QUICK_VARIANT = "efficienttam_ti_512x512"
-"""The official variant whose plain goldens `make test` runs; those of the others are marked `full`."""
+QUICK_SCENARIOS = ("refine", "second_object_late")
+"""The goldens that `make test` runs: one official variant with plain weights, in the scenarios that use all graphs,
+several objects and corrections. All others are marked `full`."""
 
 
 def golden_parameters(goldens: Iterable[Golden]) -> list[Any]:
@@ -42,7 +44,7 @@ def golden_parameters(goldens: Iterable[Golden]) -> list[Any]:
 
 
 def is_quick(golden: Golden) -> bool:
-    return golden.variant == QUICK_VARIANT and not golden.form
+    return golden.variant == QUICK_VARIANT and golden.scenario in QUICK_SCENARIOS and not golden.form
 
 
 @pytest.fixture(scope="session")
