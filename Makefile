@@ -19,7 +19,9 @@ demo: $(VENV)/ready
 	$(BIN)/etam-edge demo $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 test: check
-	$(BIN)/python $(PYTEST) -m "not full"
+	$(BIN)/python $(PYTEST) -m "not full" --ignore tests/test_train_nano.py
+	# The trainer starts processes of its own, which end the workers of pytest-xdist.
+	$(BIN)/python -m pytest -q tests/test_train_nano.py
 	@if [ -n "$(PYTHON310)" ]; then $(MAKE) --no-print-directory test-python310; \
 	else echo "no Python 3.10 here: the runtime's tests ran on this Python only"; fi
 

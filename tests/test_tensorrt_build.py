@@ -201,6 +201,7 @@ def test_wrong_calls_are_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     refused(run("build", bundle.path), "the Python package tensorrt is not installed")
     refused(run("build", bundle.path), "on a Jetson it comes with JetPack")
+    refused(run("build", bundle.path, "--target", "jetson-orin"), "there whole and run: etam-edge build", "jetson-orin")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     refused(run("build", bundle.path, *RTX), 'install it with: pip install "etam-edge[rtx]"')
     assert not (bundle.path / FOLDER).exists()

@@ -113,10 +113,15 @@ def build(
     options = BuildOptions(max_objects, opt_objects, space, verbose=verbose)
     if runtime == TENSORRT_RTX and machine.compute_capability is not None:
         check_capabilities([machine.compute_capability])
-    # The GPU is checked first: a build for a Jetson on a workstation must be refused with the advice to build on the
-    # Jetson, not with the advice to install TensorRT here.
-    cuda = None if runtime == TENSORRT_RTX and machine.compute_capability else _open_gpu(loaded, machine)
+    cuda = None
+    compiles_without_gpu = runtime == TENSORRT_RTX and machine.compute_capability is not None
+    if target != THIS_MACHINE and not compiles_without_gpu:
+        # Before TensorRT: a build for a Jetson on a workstation is refused with the advice to build on the Jetson, not
+        # with the advice to install TensorRT on the workstation.
+        cuda = _open_gpu(loaded, machine)
     trt = import_tensorrt(runtime)
+    if cuda is None and not compiles_without_gpu:
+        cuda = _open_gpu(loaded, machine)
     platform = _platform(runtime, trt, machine, cuda)
     if runtime == TENSORRT_RTX:
         options = replace(options, compute_capabilities=(platform.compute_capability,))
