@@ -619,7 +619,7 @@ def test_engines_that_do_not_serve_are_refused(make_machine: MachineMaker) -> No
     larger = dataclasses.replace(A100, multiprocessors=124, memory=80 << 30)
     refuses(
         dataclasses.replace(machine, cuda=SimulatedCuda(larger)),
-        rf"no engines for .*\(124 multiprocessors, 80 GiB, .*has engines for .*\(108 multiprocessors, 40 GiB.*{command}",
+        rf"no engines for .*\(124 multiprocessors, 80 GiB, .*engines for .*\(108 multiprocessors, 40 GiB.*{command}",
     )
     newer = dataclasses.replace(machine, trt=simulated_tensorrt(machine.cuda, "10.7.0"))
     refuses(newer, f"no engines for tensorrt 10.7.0 .*{command}")
