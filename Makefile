@@ -18,9 +18,9 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/pyth
 demo: $(VENV)/ready
 	$(BIN)/etam-edge demo $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
+# The trainer starts processes of its own, which end the workers of pytest-xdist: its tests run in one process.
 test: check
 	$(BIN)/python $(PYTEST) -m "not full" --ignore tests/test_train_nano.py
-	# The trainer starts processes of its own, which end the workers of pytest-xdist.
 	$(BIN)/python -m pytest -q tests/test_train_nano.py
 	@if [ -n "$(PYTHON310)" ]; then $(MAKE) --no-print-directory test-python310; \
 	else echo "no Python 3.10 here: the runtime's tests ran on this Python only"; fi
