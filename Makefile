@@ -47,7 +47,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 .PHONY: test-python310
 test-python310: $(VENV)310/ready $(VENV)/ready
 	rm -rf $(VENV)310/bundles
-	$(BIN)/python tests/make_bundles.py $(VENV)310/bundles
+	$(BIN)/python -m tests.make_bundles $(VENV)310/bundles
 	ETAM_EDGE_TEST_BUNDLES=$(VENV)310/bundles $(VENV)310/bin/python -m pytest -q -p no:cacheprovider \
 		tests/test_session.py tests/test_memory.py tests/test_resample.py tests/test_bundle.py tests/test_imports.py \
 		tests/test_cli_track.py tests/test_check.py tests/test_camera.py tests/test_resizing.py
