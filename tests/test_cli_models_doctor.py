@@ -221,7 +221,7 @@ def test_a_version_is_held_to_what_the_package_requires(
 
 
 def test_minimum_versions_come_from_the_project_itself() -> None:
-    required = {"numpy", "pillow", "typer", "onnxruntime", "openvino", "opencv", "matplotlib"}
+    required = {"numpy", "pillow", "typer", "onnxruntime", "openvino", "av", "opencv", "matplotlib"}
     required |= {"torch", "onnx", "onnxslim", "onnx_ir", "huggingface_hub", "tensorrt", "tensorrt_rtx", "pycuda"}
     held = {package.name for package in PACKAGES if packages_module._oldest_version(package)}
     assert held == required
@@ -442,10 +442,10 @@ def test_export_needs_all_its_packages(missing: str) -> None:
 
 
 def test_a_robot_with_the_runtime_alone() -> None:
-    verdicts = judge(machine_with(), packages_without("torch", "onnx", "onnxslim", "huggingface_hub", "opencv"))
+    verdicts = judge(machine_with(), packages_without("torch", "onnx", "onnxslim", "huggingface_hub", "av", "opencv"))
     assert able(verdicts) == {"track"}
     assert verdicts["export"].reason.startswith("torch, onnx and onnxslim cannot be used")
-    assert verdicts["video"].reason == 'opencv cannot be used: pip install "etam-edge[video]"'
+    assert verdicts["video"].reason == 'av cannot be used: pip install "etam-edge[video]"'
     assert next_step(verdicts) == "etam-edge track BUNDLE VIDEO --point X,Y"
 
 
@@ -500,15 +500,15 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_report_of_a_bare_machine(root: Path, found: Callable[..., None]) -> None:
-    found("torch", "opencv", "tensorrt", "pycuda", "huggingface_hub")
+    found("torch", "av", "opencv", "tensorrt", "pycuda", "huggingface_hub")
     lines = say("doctor").splitlines()
     assert 'torch is missing; it is for export: pip install "etam-edge[export]"' in lines
-    assert 'opencv is missing; it is for videos, and the check: pip install "etam-edge[video]"' in lines
-    assert sum(" is missing; it is for " in line for line in lines) == 5
+    assert 'opencv is missing; it is for overlays, and the check: pip install "etam-edge[video]"' in lines
+    assert sum(" is missing; it is for " in line for line in lines) == 6
     assert lines[-6:] == [
         'can export: no, torch cannot be used: pip install "etam-edge[export]"',
         "can track with ONNX Runtime: yes, on CPU",
-        'can read videos: no, opencv cannot be used: pip install "etam-edge[video]"',
+        'can read videos: no, av cannot be used: pip install "etam-edge[video]"',
         'can check accuracy: no, opencv cannot be used: pip install "etam-edge[onnxruntime,check]"',
         "can build and run TensorRT engines: no, there is no NVIDIA GPU",
         "next: etam-edge track BUNDLE VIDEO --point X,Y",
@@ -524,7 +524,7 @@ def test_report_names_every_package(root: Path, found: Callable[..., None]) -> N
 
 
 def test_report_as_json(root: Path, found: Callable[..., None]) -> None:
-    found("opencv")
+    found("av", "opencv")
     write(root, "etc/nv_tegra_release", L4T_36)
     report = json.loads(say("doctor", "--json"))
     assert report["etam-edge"] == metadata.version("etam-edge")

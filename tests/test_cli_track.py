@@ -194,12 +194,13 @@ def test_source_that_cannot_be_read_is_refused(bundle: str, tmp_path: Path) -> N
     refused(run(bundle, tmp_path / "frame_000.png", *CLICK), "is one image")
 
 
-def test_without_opencv_a_video_says_what_to_install(
+def test_without_pyav_and_opencv_a_video_says_what_to_install(
     bundle: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "v.mp4").touch()
-    refused(run(bundle, tmp_path / "v.mp4", *CLICK), 'pip install "etam-edge[video]"')
+    refused(run(bundle, tmp_path / "v.mp4", *CLICK), "need PyAV", 'pip install "etam-edge[video]"')
     monkeypatch.chdir(tmp_path)
     refused(run(bundle, folder, *CLICK), 'pip install "etam-edge[video]"')
     result = run(bundle, folder, *CLICK, "--masks", tmp_path / "masks", "--scores", tmp_path / "s.jsonl")
@@ -348,7 +349,7 @@ def test_masks_that_mark_nothing_are_refused(bundle: str, folder: Path, tmp_path
     Image.fromarray(np.zeros((HEIGHT, WIDTH), dtype=np.uint8)).save(tmp_path / "black.png")
     refused(run(bundle, folder, "--mask", tmp_path / "black.png"), "all of it is black")
     (tmp_path / "words.png").write_text("words")
-    refused(run(bundle, folder, "--mask", tmp_path / "words.png"), "is no mask image")
+    refused(run(bundle, folder, "--mask", tmp_path / "words.png"), "is not a mask image")
     Image.fromarray(np.full((20, 20), 255, dtype=np.uint8)).save(tmp_path / "small.png")
     refused(run(bundle, folder, "--mask", tmp_path / "small.png"), "has shape (20, 20) and the frame is (96, 151)")
 

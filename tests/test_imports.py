@@ -49,7 +49,7 @@ ALLOWED_OF_MODULES = {
 }
 """Rooms that the modules outside every room may import, besides the foundation."""
 HEAVY = {"torch", "onnx", "onnxslim", "onnx_ir", "onnxruntime", "openvino", "tensorrt", "pycuda"}
-HEAVY |= {"cv2", "matplotlib", "huggingface_hub"}
+HEAVY |= {"av", "cv2", "matplotlib", "huggingface_hub"}
 """Packages that take long to import, or that a robot does not have."""
 
 

@@ -49,10 +49,11 @@ PACKAGES = (
         ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
     ),
     Package("openvino", "openvino", "tracking with OpenVINO on an x86 CPU", extra("openvino")),
+    Package("av", "av", "videos, cameras and streams", extra("video")),
     Package(
         "opencv",
         "cv2",
-        "videos, and the check",
+        "overlays, and the check",
         extra("video"),
         (
             "opencv-python-headless",

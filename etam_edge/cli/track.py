@@ -84,6 +84,11 @@ def track(
     _print(f"{'interrupted; ' if ending.interrupted else ''}{run.summary()}, {tracker.runtime}")
     for path in ending.kept:
         _print(f"  {path}")
+    if frames.ending is not None and not frames.ending.is_whole:
+        raise InputError(
+            f"{source} was not read whole: {frames.ending.shortfall()}; the outputs hold the {_frames(run.count)} that "
+            "were read"
+        )
     if ending.interrupted:
         raise typer.Exit(130)
     for note in _shortfalls(run.count, plan, frames, max_frames):

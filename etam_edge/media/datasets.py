@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from etam_edge.errors import InputError
 from etam_edge.media.prompt_files import plan_file
 from etam_edge.media.prompt_plan import PlannedPrompt, PromptPlan
-from etam_edge.media.sources import IMAGE_SUFFIXES, UNREADABLE_IMAGE, FrameSource, ImageFolder, open_source
+from etam_edge.media.sources import IMAGE_SUFFIXES, FrameSource, ImageFolder, load_image, open_source
 from etam_edge.runtimes.types import Prompt
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
@@ -77,7 +76,7 @@ class Annotations:
                 f"{self._files[index]} is {labels.shape[1]} x {labels.shape[0]} pixels and its frame is "
                 f"{frame_shape[1]} x {frame_shape[0]}; take frames and annotations of one resolution"
             )
-        has_void = VOID not in self.values.values()
+        has_void = labels.dtype == np.uint8 and VOID not in self.values.values()
         void = labels == VOID if has_void and (labels == VOID).any() else None
         return GroundTruth({number: labels == value for number, value in self.values.items()}, void)
 
@@ -103,11 +102,17 @@ class Clip:
         """The exact number of frames. May decode a whole video.
 
         Raises:
-            InputError: the frames are those of a camera, which has no end.
+            InputError: the frames are those of a camera, which has no end, or of a video that is damaged.
         """
         count = self.frames.count()
         if count is None:
             raise InputError(f"clip {self.name} has no end; give a video file or a folder of images")
+        ending = self.frames.ending
+        if ending is not None and not ending.is_whole:
+            raise InputError(
+                f"clip {self.name} is damaged: {ending.shortfall()}; its figures would not be comparable, so give an "
+                "undamaged copy"
+            )
         return count
 
 
@@ -240,19 +245,20 @@ def _first_masks(files: dict[int, Path], masks: Path) -> tuple[list[PlannedPromp
 
 
 def _labels(file: Path) -> np.ndarray:
-    """The pixel values of an annotation, uint8 (H, W).
+    """The pixel values of an annotation, (H, W): uint8, or int64 of a grey image of more than 8 bits.
 
     Raises:
-        InputError: the file is damaged, or not a palette or grey image.
+        InputError: the file is missing or damaged, or not a palette or grey image.
     """
     try:
-        with Image.open(file) as image:
-            mode, labels = image.mode, np.asarray(image).astype(np.uint8)
-    except UNREADABLE_IMAGE as error:
-        raise InputError(f"{file} is not an annotation that can be read ({error}); save it again") from error
-    if mode not in ("P", "L", "1"):
-        raise InputError(f"{file} has mode {mode}; annotations are palette or grey PNG images")
-    return labels
+        image = load_image(file, "an annotation")
+    except FileNotFoundError:
+        raise InputError(f"there is no annotation at {file}; do not change the folder while it is read") from None
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.int64)
+    if image.mode not in ("P", "L", "1"):
+        raise InputError(f"{file} has mode {image.mode}; annotations are palette or grey PNG images")
+    return np.asarray(image).astype(np.uint8)
 
 
 def _holds_images(folder: Path) -> bool:

@@ -136,7 +136,7 @@ def follow(
         InputError: the source cannot be read, or prompts are not usable or for frames that it does not have. Where the
             number of frames is not known beforehand, a prompt that was never reached is logged as a warning.
         EtamError: as of `Session.track`; raised when the frame is requested.
-        RuntimeUnavailableError: the source needs OpenCV, which is not installed.
+        RuntimeUnavailableError: the source needs PyAV, which is not installed.
     """
     plan = plan_of(prompts)
     if max_frames is not None and max_frames < 1:
@@ -153,8 +153,12 @@ def _follow(
     for _, (result,) in play(frames, plan, [lambda played: track_frame(session, played)], max_frames):
         count += 1
         yield result
+    log = logging.getLogger(__name__)
+    ending = getattr(frames, "ending", None)
+    if ending is not None and not ending.is_whole:
+        log.warning("the source was not read whole: %s", ending.shortfall())
     if plan.last_frame >= count:
-        logging.getLogger(__name__).warning(
+        log.warning(
             "the source ended after %d frames, and the prompt for frame %d was never reached", count, plan.last_frame
         )
 
@@ -164,7 +168,7 @@ def open_frames(source: Source) -> Iterable[NamedFrame]:
 
     Raises:
         InputError: there are no frames to be read from it.
-        RuntimeUnavailableError: it needs OpenCV, which is not installed.
+        RuntimeUnavailableError: it needs PyAV, which is not installed.
     """
     if isinstance(source, str | os.PathLike):
         return open_source(os.fspath(source))
@@ -187,7 +191,7 @@ class _Numbered:
 
     def __iter__(self) -> Iterator[NamedFrame]:
         for index, frame in enumerate(self._frames):
-            yield NamedFrame(f"{index:05d}", as_frame(frame, f"frame {index} of the source"))
+            yield NamedFrame(f"{index:05d}", as_frame(frame, f"frame {index} of the source"), index)
 
 
 def check_reach(plan: PromptPlan, frames: Iterable[NamedFrame], max_frames: int | None) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from etam_edge.errors import InputError
 from etam_edge.media.prompt_plan import PlannedPrompt, PromptPlan
-from etam_edge.media.sources import UNREADABLE_IMAGE
+from etam_edge.media.sources import load_image
 from etam_edge.runtimes.types import Prompt
 
 KEYS = {"frame", "object", "points", "labels", "box", "mask", "refine"}
@@ -77,12 +77,10 @@ def read_masks(file: Path) -> dict[int, np.ndarray]:
         InputError: the file is not an image, marks nothing, or has soft edges.
     """
     try:
-        with Image.open(file) as image:
-            values, lossy = _mask_values(image), image.format == "JPEG"
+        image = load_image(file, "a mask image")
     except FileNotFoundError:
         raise InputError(f"there is no mask at {file}; check the path") from None
-    except UNREADABLE_IMAGE as error:
-        raise InputError(f"{file} is no mask image ({error}); give a PNG whose object is not black") from error
+    values, lossy = _mask_values(image), image.format == "JPEG"
     found = [int(value) for value in np.unique(values) if value]
     if not found:
         raise InputError(f"mask {file} is empty: all of it is black; mark the object with another value")
@@ -98,9 +96,9 @@ def read_masks(file: Path) -> dict[int, np.ndarray]:
 
 def _mask_values(image: Image.Image) -> np.ndarray:
     """(H, W), 0 off the objects: the values of a palette or grey image; of other modes 1 where a pixel is coloured."""
-    if image.mode in ("P", "L", "1"):
+    if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
         return np.asarray(image)
-    if image.mode.startswith(("I", "F")):
+    if image.mode == "F":
         return (np.asarray(image) != 0).astype(np.uint8)
     values = np.asarray(image.convert("RGBA"))
     return (values[..., :3].any(axis=-1) & (values[..., 3] > 0)).astype(np.uint8)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from etam_edge.media.datasets import Clip
 from etam_edge.media.prompt_plan import PromptPlan
-from etam_edge.media.sources import FrameSource, NamedFrame
+from etam_edge.media.sources import Ending, FrameSource, NamedFrame
 from etam_edge.runtimes.types import Prompt
 
 
@@ -27,12 +27,20 @@ class ScaledFrames:
         self._source = source
         self.stem = source.stem
         self.path: Path | None = source.path
+        self.is_live = source.is_live
         self.length = source.length
         self.frames_per_second = source.frames_per_second
         self.frame_shape = frame_size
 
+    @property
+    def ending(self) -> Ending | None:
+        return self._source.ending
+
     def count(self) -> int | None:
         return self._source.count()
+
+    def close(self) -> None:
+        self._source.close()
 
     def __iter__(self) -> Iterator[NamedFrame]:
         height, width = self.frame_shape
@@ -40,7 +48,7 @@ class ScaledFrames:
             pixels = frame.pixels
             if pixels.shape[:2] != self.frame_shape:
                 pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
-            yield NamedFrame(frame.name, pixels)
+            yield dataclasses.replace(frame, pixels=pixels)
 
 
 def scaled_clip(clip: Clip, frame_size: tuple[int, int]) -> Clip:

@@ -99,7 +99,7 @@ def judge(machine: Machine, packages: dict[str, Installed]) -> dict[str, Verdict
             EXPORT_NEEDS, "export", "" if hub else "only from a checkpoint file: huggingface_hub is missing"
         ),
         "track": needs(("numpy", "onnxruntime"), "onnxruntime", _devices(machine, packages["onnxruntime"])),
-        "video": needs(("opencv",), "video"),
+        "video": needs(("av",), "video"),
         "check": needs(("onnxruntime", "opencv", "matplotlib"), "onnxruntime,check"),
         "engines": _engines(machine, packages),
     }

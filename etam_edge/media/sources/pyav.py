@@ -1,0 +1,247 @@
+"""Videos decoded by PyAV, which brings FFmpeg: one stream of one container, frame after frame, damage passed over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from etam_edge.errors import InputError, RuntimeUnavailableError
+from etam_edge.media.sources.depth import DepthRange, given_range
+from etam_edge.media.sources.images import MAX_PIXELS
+from etam_edge.media.sources.types import Cause, Ending
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+
+READ_ATTEMPTS = 100
+"""Reading a file goes on after an error, unless it fails this many times in succession."""
+TIMELESS = frozenset({"mpjpeg", "mjpeg", "rawvideo"})
+"""Formats without times."""
+POLL_SECONDS = 0.002
+NO_FRAME_IN_TIME = "no frame came within the time limit"
+DISPLAY_MATRIX = "DISPLAYMATRIX"
+
+
+def import_pyav() -> Any:
+    """The module of PyAV, with FFmpeg's own messages silenced.
+
+    Raises:
+        RuntimeUnavailableError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"videos, cameras and streams need PyAV, which cannot be imported ({error}); install it with: "
+            'pip install "etam-edge[video]", or use a folder of images and `masks`'
+        ) from error
+    av.logging.set_level(None)
+    return av
+
+
+def open_container(
+    target: str,
+    container_format: str | None = None,
+    options: dict[str, str] | None = None,
+    timeout: tuple[float, float] | None = None,
+) -> InputContainer:
+    """Open a file, device or address.
+
+    Raises:
+        av.FFmpegError: it cannot be opened.
+        RuntimeUnavailableError: PyAV is not installed.
+    """
+    container: InputContainer = import_pyav().open(
+        target,
+        format=container_format,
+        options={"max_pixels": str(MAX_PIXELS), **(options or {})},
+        metadata_errors="replace",
+        timeout=timeout,
+    )
+    return container
+
+
+class Decoder:
+    """Decodes the first video stream of a container. Iterate once; it closes the container at the end.
+
+    Args:
+        container: opened.
+        where: names the source in error messages.
+        depth_range: of `SourceOptions`.
+        is_live: whether an error of reading ends it: a connection or device is lost then.
+        read_seconds: time limit of a frame, for containers that are opened with the flag `nonblock`.
+
+    Attributes:
+        rate: average frames per second, or None.
+        announced: number of frames that the container announces, or None.
+        invents_times: whether the container states no times, and FFmpeg counts in steps of its own.
+        given, lost, damaged: numbers of frames so far.
+        ending: set at the end of the iteration.
+
+    Raises:
+        InputError: the container has no video stream.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        where: str,
+        depth_range: tuple[float, float] | None,
+        is_live: bool,
+        read_seconds: float = 10.0,
+    ) -> None:
+        self._av = import_pyav()
+        self._container = container
+        self._where = where
+        self._depth_range = depth_range
+        self._is_live = is_live
+        self._read_seconds = read_seconds
+        if not container.streams.video:
+            raise InputError(f"{where} has no video stream; name another source")
+        self._stream = container.streams.video[0]
+        # With threads that decode several frames at once, each frame of a live source would come some frames late.
+        self._stream.thread_type = "SLICE" if is_live else "AUTO"
+        rate = self._stream.average_rate
+        self.rate = float(rate) if rate and 0 < rate < 1000 else None
+        self.announced = self._stream.frames or None
+        self.invents_times = container.format.name in TIMELESS
+        self.given = self.lost = self.damaged = 0
+        self.ending: Ending | None = None
+        self._stop = threading.Event()
+        self._reformatter = self._av.video.reformatter.VideoReformatter()
+        self._depth: DepthRange | None = None
+
+    def stop(self) -> None:
+        """End the iteration before its next frame. May be called from any thread."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Free the container. Not while another thread iterates."""
+        self._container.close()
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        cause, message = Cause.CLOSED, ""
+        try:
+            for packet in self._packets():
+                for frame in self._decoded(packet):
+                    if self._stop.is_set():
+                        return
+                    self.given += 1
+                    self.damaged += bool(frame.is_corrupt)
+                    yield frame
+            if not self._stop.is_set():
+                cause = Cause.END
+        except _Break as broken:
+            cause, message = broken.cause, broken.message
+        finally:
+            if message and self.announced:
+                self.lost = max(self.lost, self.announced - self.given)
+            self.ending = Ending(cause, self.given, self.lost, self.damaged, message)
+            self._container.close()
+
+    def _packets(self) -> Iterator[Packet]:
+        """All packets of the stream, then an empty one that makes the decoder give its last frames.
+
+        Raises:
+            _Break: nothing more can be read.
+        """
+        failures = 0
+        packets = self._container.demux(self._stream)
+        latest = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._av.error.BlockingIOError:
+                if time.monotonic() - latest > self._read_seconds:
+                    raise _Break(Cause.STALLED, NO_FRAME_IN_TIME) from None
+                packets = self._container.demux(self._stream)
+                self._stop.wait(POLL_SECONDS)
+                continue
+            except (self._av.error.ExitError, self._av.error.TimeoutError):
+                raise _Break(Cause.STALLED, NO_FRAME_IN_TIME) from None
+            except (self._av.FFmpegError, OSError) as error:
+                failures += 1
+                if self._is_live or failures == READ_ATTEMPTS:
+                    raise _Break(Cause.BROKEN, f"reading failed ({_reason(error)})") from error
+                packets = self._container.demux(self._stream)
+                continue
+            failures = 0
+            latest = time.monotonic()
+            yield packet
+
+    def _decoded(self, packet: Packet) -> list[VideoFrame]:
+        try:
+            return self._stream.decode(packet)
+        except (self._av.FFmpegError, OSError):
+            self.lost += packet.size > 0
+            return []
+
+    def timestamp(self, frame: VideoFrame) -> float | None:
+        """Seconds on the stream's own clock, or None where the frame has none."""
+        return None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+
+    def pixels(self, frame: VideoFrame) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, turned as the stream's display matrix says.
+
+        Raises:
+            InputError: it is grey of more than 8 bits, and no `depth_range` was given.
+        """
+        if frame.format.name.startswith("gray") and frame.format.components[0].bits > 8:
+            if self._depth is None:
+                self._depth = given_range(self._depth_range, self._where)
+            image = self._depth.scaled(_counts(frame))
+        else:
+            image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        return turned(image, _matrix(frame))
+
+
+class _Break(Exception):
+    """Nothing more can be read."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.message = message
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's words for an error, without names or addresses, which may hold a password."""
+    return str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def _counts(frame: VideoFrame) -> np.ndarray:
+    """The counts of a grey frame, (H, W)."""
+    try:
+        return frame.to_ndarray()
+    except ValueError:
+        return frame.to_ndarray(format="gray16le")
+
+
+def _matrix(frame: VideoFrame) -> np.ndarray | None:
+    """The display matrix, int32 (3, 3), or None."""
+    data = frame.side_data.get(DISPLAY_MATRIX)
+    return None if data is None else np.frombuffer(bytes(cast(Any, data)), dtype=np.int32, count=9).reshape(3, 3)
+
+
+def turned(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """An image (H, W, C) turned by quarters and mirrored, as a display matrix says.
+
+    Args:
+        image: as stored.
+        matrix: (3, 3), of which [[a, b], [c, d]] takes the pixel (x, y) to (a x + c y, b x + d y); None for no turn.
+    """
+    if matrix is None:
+        return image
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        right, down = a, d
+    else:
+        image, right, down = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
