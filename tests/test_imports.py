@@ -14,7 +14,7 @@ import pytest
 import etam_edge
 
 PACKAGE = Path(etam_edge.__file__).parent
-FOUNDATION = {"errors", "atomic", "cpu", "plotting", "recipe", "spec"}
+FOUNDATION = {"errors", "atomic", "cpu", "filesystem", "interrupts", "plotting", "recipe", "spec"}
 """Modules outside every room. Every room may import them."""
 CUDA, ONNXRUNTIME, OPENVINO, TENSORRT = (
     f"runtimes.backends.{name}" for name in ("cuda", "onnxruntime", "openvino", "tensorrt")

@@ -1,14 +1,15 @@
-"""Masks drawn over frames, in the colours of DAVIS annotations. Needs OpenCV."""
+"""Masks and captions drawn over frames, in the colours of DAVIS annotations. Needs OpenCV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from etam_edge.errors import InputError
+from etam_edge.media.captions import Caption, draw_captions
 from etam_edge.media.sources import import_opencv
 from etam_edge.runtimes.frames import as_frame
 from etam_edge.runtimes.types import FrameResult
@@ -34,12 +35,15 @@ def davis_palette() -> np.ndarray:
 PALETTE = davis_palette()
 
 
-def overlay(frame: np.ndarray | Image.Image, result: FrameResult) -> np.ndarray:
-    """A picture of a frame with its result: each mask filled in a colour of its object, outlined, and numbered.
+def overlay(
+    frame: np.ndarray | Image.Image, result: FrameResult, labels: Mapping[int, str] | None = None
+) -> np.ndarray:
+    """A picture of a frame with its result: each mask in a colour of its object, outlined, with id, name and score.
 
     Args:
         frame: that the result belongs to, uint8 (H, W, 3) RGB or a PIL image. It is not changed.
         result: of the same frame.
+        labels: names of objects, by id. Pillow's font has Latin letters.
 
     Returns:
         uint8 (H, W, 3) RGB. (OpenCV's functions expect BGR: `picture[..., ::-1]`.)
@@ -55,11 +59,31 @@ def overlay(frame: np.ndarray | Image.Image, result: FrameResult) -> np.ndarray:
             f"the frame is {pixels.shape[1]} x {pixels.shape[0]} pixels and the result's masks are {width} x {height}; "
             "give the frame that was tracked"
         )
-    return draw_masks(import_opencv("overlay"), pixels, result.object_ids, result.masks)
+    return draw_result(import_opencv("overlay"), pixels, result, labels or {})
+
+
+def draw_result(cv2: Any, pixels: np.ndarray, result: FrameResult, labels: Mapping[int, str]) -> np.ndarray:
+    """As `overlay`, for a frame that is known to be of the result.
+
+    Args:
+        cv2: the module of OpenCV.
+        pixels: uint8 (H, W, 3) RGB.
+        result: of the frame.
+        labels: names of objects, by id.
+    """
+    texts = [
+        " ".join(filter(None, (str(object_id), labels.get(object_id), f"{score:.1f}")))
+        for object_id, score in zip(result.object_ids, result.object_scores, strict=True)
+    ]
+    return draw_masks(cv2, pixels, result.object_ids, result.masks, texts)
 
 
 def draw_masks(
-    cv2: Any, pixels: np.ndarray, object_ids: Sequence[int], masks: Sequence[np.ndarray] | np.ndarray
+    cv2: Any,
+    pixels: np.ndarray,
+    object_ids: Sequence[int],
+    masks: Sequence[np.ndarray] | np.ndarray,
+    texts: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draw masks over a frame.
 
@@ -68,6 +92,7 @@ def draw_masks(
         pixels: uint8 (H, W, 3) RGB.
         object_ids: ids of the N objects, which select the colours.
         masks: bool (N, H, W).
+        texts: captions of the objects; their ids by default. Objects without a pixel have none.
 
     Returns:
         uint8 (H, W, 3) RGB, a new array.
@@ -79,20 +104,17 @@ def draw_masks(
         window = drawn[y : y + height, x : x + width]
         if window.size:
             np.copyto(window, cv2.LUT(window, _tint(object_id)), where=mask[y : y + height, x : x + width, None])
-    scale = max(pixels.shape[:2]) / 1000
-    for object_id, mask in zip(object_ids, masks, strict=True):
+    thickness = max(1, round(max(pixels.shape[:2]) / 500))
+    captions = []
+    for object_id, mask, text in zip(object_ids, masks, texts or list(map(str, object_ids)), strict=True):
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         if not outlines:
             continue
-        tone = tuple(int(value) for value in colour(object_id))
-        cv2.drawContours(drawn, outlines, -1, tone, max(1, round(2 * scale)))
+        tone = colour(object_id)
+        cv2.drawContours(drawn, outlines, -1, tuple(tone.tolist()), thickness)
         x, y, width, height = cv2.boundingRect(max(outlines, key=cv2.contourArea))
-        place = (x + width // 2, max(y + height // 2, round(20 * scale)))
-        for shade, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-            weight = max(1, round(thickness * max(scale, 0.5)))
-            cv2.putText(
-                drawn, str(object_id), place, cv2.FONT_HERSHEY_SIMPLEX, max(scale, 0.4), shade, weight, cv2.LINE_AA
-            )
+        captions.append(Caption(text, (x + width // 2, y + height // 2), tone))
+    draw_captions(drawn, captions)
     return drawn
 
 

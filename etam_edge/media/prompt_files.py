@@ -16,10 +16,12 @@ from etam_edge.media.prompt_plan import PlannedPrompt, PromptPlan
 from etam_edge.media.sources import load_image
 from etam_edge.runtimes.types import Prompt
 
-KEYS = {"frame", "object", "points", "labels", "box", "mask", "refine"}
+KEYS = {"frame", "object", "points", "labels", "box", "mask", "refine", "label"}
 EXAMPLE = '[{"frame": 0, "object": 1, "points": [[420, 260]], "labels": [1]}]'
 MAX_OBJECTS = 64
 """Largest number of values in a mask image that are taken for objects; more are the soft edges of one object."""
+MAX_LABEL = 64
+"""Characters of an object's name."""
 MAX_PIXELS = 1e9
 """Bound on coordinates; NaN and infinity exceed it, too."""
 HOW = "`point=X,Y`, `box=X0,Y0,X1,Y1`, `mask=FILE` or `prompts=FILE.json`"
@@ -70,8 +72,9 @@ def plan_prompts(
 def read_masks(file: Path) -> dict[int, np.ndarray]:
     """The masks in an image file, bool (H, W) by object id.
 
-    A palette or grey image with several values other than 0 (a DAVIS annotation) holds one object for each value, which
-    is its id. Any other image holds object 1, where it is neither black nor transparent.
+    A palette or grey image with several values other than 0 (a DAVIS annotation, or a mask of `track`, also one of 16
+    bits) holds one object for each value, which is its id. Any other image holds object 1, where it is neither black
+    nor transparent.
 
     Raises:
         InputError: the file is not an image, marks nothing, or has soft edges.
@@ -124,7 +127,7 @@ def plan_file(file: Path) -> PromptPlan:
         {"frame": 0, "object": 1, "points": [[420, 260]], "labels": [1]}
 
     with `box`, `mask` (path of an image, relative to the file) or `"refine": true`. By default, `frame` is 0 and
-    `object` is 1.
+    `object` is 1. `"label"` is a name of the object, in one of its entries or in all.
 
     Raises:
         InputError: the file is missing or damaged, or one of its entries cannot be used.
@@ -142,6 +145,7 @@ def plan_file(file: Path) -> PromptPlan:
         raise InputError(f"{file} holds no list of prompts; write it as {EXAMPLE}")
     planned = [_entry(entry, f"{file}, entry {number}", file.parent) for number, entry in enumerate(entries)]
     _check_order(planned)
+    _check_labels(planned)
     masks = [file.parent / entry["mask"] for entry in entries if entry.get("mask") is not None]
     return PromptPlan(planned, [file, *masks])
 
@@ -171,6 +175,22 @@ def _check_order(planned: Sequence[PlannedPrompt]) -> None:
             )
 
 
+def _check_labels(planned: Sequence[PlannedPrompt]) -> None:
+    """
+    Raises:
+        InputError: an object has two names.
+    """
+    names: dict[int, str] = {}
+    for one in planned:
+        if one.label is None:
+            continue
+        known = names.setdefault(one.object_id, one.label)
+        if known != one.label:
+            raise InputError(
+                f"{one.where} names object {one.object_id} {one.label!r}, and an earlier entry {known!r}; give one name"
+            )
+
+
 def _entry(entry: Any, where: str, folder: Path) -> PlannedPrompt:
     if not isinstance(entry, dict):
         raise InputError(f"{where} is no object; write it as {EXAMPLE[1:-1]}")
@@ -186,13 +206,19 @@ def _entry(entry: Any, where: str, folder: Path) -> PlannedPrompt:
     refine = entry.get("refine", False)
     if not isinstance(refine, bool):
         raise InputError(f"{where}: refine is {refine!r}; give true or false")
+    label = entry.get("label")
+    if label is not None and not (isinstance(label, str) and 0 < len(label) <= MAX_LABEL and label.isprintable()):
+        raise InputError(
+            f"{where}: label is {label!r:.80}; give the object's name as text of 1 to {MAX_LABEL} printable characters "
+            '(labels of points are under "labels")'
+        )
     given = {name: entry[name] for name in ("points", "labels", "box", "mask") if entry.get(name) is not None}
     if not given:
         raise InputError(f"{where} prompts nothing; give points with labels, a box or a mask")
     _check_types(given, where)
     if "mask" in given:
         given["mask"] = _entry_mask(folder / given["mask"], object_id, where)
-    return PlannedPrompt(frame, object_id, Prompt(**given), where, refine)
+    return PlannedPrompt(frame, object_id, Prompt(**given), where, refine, label)
 
 
 def _entry_mask(file: Path, object_id: int, where: str) -> np.ndarray:

@@ -25,6 +25,7 @@ class PlannedPrompt:
         prompt: in pixels of that frame.
         where: origin of the prompt for error messages, for example a file and entry.
         refine: whether it corrects the object after the frame has been tracked (`Session.refine`).
+        label: name of the object, or None.
     """
 
     frame: int
@@ -32,6 +33,7 @@ class PlannedPrompt:
     prompt: Prompt
     where: str
     refine: bool = False
+    label: str | None = None
 
 
 class PromptPlan:
@@ -44,6 +46,7 @@ class PromptPlan:
     Attributes:
         files: as given.
         object_ids: ids of all objects, sorted.
+        labels: names of objects that have one, by id.
         last_frame: index of the last frame that has a prompt; -1 where there is none.
     """
 
@@ -51,6 +54,7 @@ class PromptPlan:
         self._prompts = list(prompts)
         self.files = list(files)
         self.object_ids = sorted({planned.object_id for planned in prompts})
+        self.labels = {planned.object_id: planned.label for planned in prompts if planned.label is not None}
         self._last = max(prompts, key=lambda planned: planned.frame, default=None)
         self.last_frame = NO_FRAME if self._last is None else self._last.frame
 

@@ -14,8 +14,8 @@ from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.bundle.engines import FLAVOURS, TENSORRT, TENSORRT_RTX, EnginePlatform
 from etam_edge.bundle.targets import MEBIBYTE, THIS_MACHINE, Target, find_target, version_numbers
 from etam_edge.errors import CudaError, ExportError, InputError, RuntimeUnavailableError
+from etam_edge.interrupts import interrupts_noted
 from etam_edge.workflows.clips import PathLike
-from etam_edge.workflows.interrupts import interrupts_noted
 from etam_edge.workflows.progress import ProgressCallback, Stage
 
 if TYPE_CHECKING:

@@ -1,0 +1,126 @@
+"""Which outputs a run was asked for: checked before any work is done, then opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etam_edge.atomic import STANDARD_OUTPUT, descriptor_of, is_replaceable
+from etam_edge.errors import InputError
+from etam_edge.media.sinks.base import check_file
+from etam_edge.media.sinks.masks import MaskFolder, check_folder
+from etam_edge.media.sinks.outputs import Outputs
+from etam_edge.media.sinks.scores import ScoreLines
+from etam_edge.media.sinks.video import OverlayVideo, check_video
+from etam_edge.media.sources import IMAGE_SUFFIXES
+
+DASH = Path("-")
+"""Stands for standard output."""
+
+
+@dataclass(frozen=True)
+class OutputRequest:
+    """Outputs of a run.
+
+    Attributes:
+        output: overlay video, .mp4.
+        masks: folder of PNG masks.
+        scores: file of JSON lines; "-" is standard output.
+        overwrite: replace files that are there, and remove masks of an earlier run.
+    """
+
+    output: Path | None = None
+    masks: Path | None = None
+    scores: Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scores == DASH:
+            object.__setattr__(self, "scores", STANDARD_OUTPUT)
+        for name, path in (("output", self.output), ("masks", self.masks), ("scores", self.scores)):
+            if path is not None and "\0" in str(path):
+                raise InputError(f"`{name}={str(path)!r}` holds a NUL character; name another place")
+            if path == DASH:
+                raise InputError(f"`{name}=-` is standard output, which takes `scores` alone; name a place on disk")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was asked for."""
+        return self.output is None and self.masks is None and self.scores is None
+
+    @property
+    def takes_standard_output(self) -> bool:
+        """Whether scores go to standard output, where nothing else must be printed then."""
+        return self.scores is not None and descriptor_of(self.scores) == 1
+
+    def check(self, source: Path | None, files: Iterable[Path], object_ids: Sequence[int]) -> None:
+        """Refuse outputs that cannot be written, or would overwrite what is read or what is there. Nothing is created.
+
+        Args:
+            source: file or folder of the frames, or None.
+            files: of prompts and masks that are read.
+            object_ids: that are known beforehand.
+
+        Raises:
+            InputError: an output cannot be written, exists already, or would overwrite what is read or another output.
+            RuntimeUnavailableError: OpenCV or PyAV is needed and not installed.
+        """
+        self._check_overwriting(source, files)
+        if self.masks is not None:
+            check_folder(self.masks, object_ids, self.overwrite)
+        if self.output is not None:
+            check_video(self.output, self.overwrite)
+        if self.scores is not None and (os.path.isdir(self.scores) or is_replaceable(self.scores)):
+            check_file(self.scores, "scores", self.overwrite)
+
+    def open(
+        self,
+        frames_per_second: float | None,
+        frame_shape: tuple[int, int],
+        object_ids: Sequence[int] = (),
+        labels: Mapping[int, str] | None = None,
+    ) -> Outputs:
+        """Open the outputs.
+
+        Args:
+            frames_per_second: of the source, or None where it is not known.
+            frame_shape: (H, W) of the frames.
+            object_ids: that are known beforehand.
+            labels: names of objects, by id. It is looked up on every frame, so that names may be added.
+
+        Raises:
+            InputError: one of them cannot be written; nothing is left of the others.
+            RuntimeUnavailableError: OpenCV or PyAV is needed and not installed.
+        """
+        outputs = Outputs()
+        try:
+            if self.masks is not None:
+                outputs.add(MaskFolder(self.masks, object_ids, self.overwrite))
+            if self.output is not None:
+                outputs.add(OverlayVideo(self.output, frames_per_second, frame_shape, labels, self.overwrite))
+            if self.scores is not None:
+                outputs.add(ScoreLines(self.scores, labels, self.overwrite))
+        except BaseException:
+            outputs.close()
+            raise
+        return outputs
+
+    def _check_overwriting(self, source: Path | None, files: Iterable[Path]) -> None:
+        source = source.resolve() if source else None
+        read = [path.resolve() for path in files]
+        for name, path in (("output", self.output), ("scores", self.scores)):
+            if path is None:
+                continue
+            place = path.resolve()
+            if place in (source, *read) or (place.parent == source and place.suffix.lower() in IMAGE_SUFFIXES):
+                raise InputError(f"`{name}={path}` would overwrite what this run reads; name another file")
+        if self.output is not None and self.scores is not None and self.output.resolve() == self.scores.resolve():
+            raise InputError(f"`output` and `scores` are both {self.output}; name two files")
+        if self.masks is not None:
+            guarded = [source, *(path.parent for path in read if path.suffix.lower() == ".png")]
+            if self.masks.resolve() in guarded:
+                raise InputError(
+                    f"`masks={self.masks}` holds what this run reads and might overwrite it; name another folder"
+                )
