@@ -192,6 +192,8 @@ class FailingBackend:
         self.name, self.device = backend.name, backend.device
         self.armed = False
 
+    max_objects = None
+
     def check_objects(self, count: int) -> None:
         self._backend.check_objects(count)
 

@@ -132,6 +132,7 @@ class _RecordingBackend:
         self._backend, self._sampler = backend, sampler
         self.name = backend.name
         self.device: Device = backend.device
+        self.max_objects = backend.max_objects
 
     def check_objects(self, count: int) -> None:
         self._backend.check_objects(count)

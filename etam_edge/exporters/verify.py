@@ -20,6 +20,7 @@ from etam_edge.bundle import Bundle
 from etam_edge.errors import ExportError
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
 from etam_edge.model.layers import to_tokens
+from etam_edge.model.mask_decoder import Candidates
 from etam_edge.model.memory_attention import LOG_4, pool_tokens
 from etam_edge.runtimes.backends.arrays import run_on_arrays
 from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
@@ -40,6 +41,8 @@ TOLERANCE = {
     "iou": 1e-3,
     "object_score": 1e-3,
     "object_pointer": 1e-3,
+    "candidate_logits": 2e-3,
+    "candidate_ious": 1e-3,
     "memory_values": 5e-3,
     "conditioned_features": 2e-3,
     "masks": 2e-3,
@@ -94,6 +97,11 @@ class Differences:
         self.add("iou", actual["iou"][row], expected.iou)
         self.add("object_score", actual["object_score"][row], expected.score)
         self.add("object_pointer", actual["object_pointer"][row], expected.pointer)
+
+    def add_candidates(self, actual: Arrays, row: int, masks: Tensor, expected: Candidates) -> None:
+        """Compare the candidates of one object: row `row` of the graph's outputs. `masks` are their logits."""
+        self.add("candidate_logits", actual["candidate_logits"][row], masks)
+        self.add("candidate_ious", actual["candidate_ious"][row], expected.ious)
 
 
 @torch.inference_mode()
@@ -199,47 +207,59 @@ def _resized(frame: np.ndarray, size: int) -> np.ndarray:
 def _verify_prompts(
     graphs: _Graphs, model: EfficientTAM, sizes: GraphSizes, features: Tensor, differences: Differences
 ) -> list[Segmentation]:
-    """Compare three prompts in one batch: a click, a box with an earlier mask (as a correction), and a mask.
+    """Compare four prompts in one batch: a click, a box with an earlier mask (a correction), a mask, and logits alone.
 
     Returns:
-        the model's segmentation of each.
+        the model's segmentation of the first three, which are those of tracking.
     """
     spec, size = model.spec, float(model.spec.image_size)
     low = spec.mask_size
     click = torch.tensor([[[0.3 * size, 0.6 * size]]]), torch.ones(1, 1, dtype=torch.int64)
     box = torch.tensor([[[0.2 * size, 0.3 * size], [0.7 * size, 0.8 * size]]]), torch.tensor([[2, 3]])
     no_point = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
+    nothing = torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.int64)
     mask = np.zeros((1, spec.image_size, spec.image_size), dtype=np.uint8)
     mask[:, spec.image_size // 4 : spec.image_size // 2, spec.image_size // 4 : spec.image_size // 2] = 1
 
-    clicked = model.segment(model.without_memory(features), *click, None, multimask=True)
+    raw = model.without_memory(features)
+    clicked = model.segment(raw, *click, None, multimask=True)
     previous = clicked.mask_logits.clamp(-32, 32)
     boxed = model.segment(features, *box, previous, multimask=False)
     given = model.mask_downsample(torch.from_numpy(mask)[:, None].float())
     masked = model.segment(features, *no_point, given, multimask=False)
-    expected = [clicked, boxed, masked]
+    refined = model.segment(raw, *nothing, previous, multimask=False)
+    expected = [clicked, boxed, masked, refined]
+    proposed = [
+        model.propose(raw, *click, None),
+        model.propose(features, *box, previous),
+        model.propose(features, *no_point, given),
+        model.propose(raw, *nothing, previous),
+    ]
 
-    points = np.zeros((3, sizes.max_points, 2), dtype=np.float32)
-    labels = np.full((3, sizes.max_points), EMPTY_POINT, dtype=np.int32)
-    for row, (coordinates, kinds) in enumerate((click, box, no_point)):
+    points = np.zeros((4, sizes.max_points, 2), dtype=np.float32)
+    labels = np.full((4, sizes.max_points), EMPTY_POINT, dtype=np.int32)
+    for row, (coordinates, kinds) in enumerate((click, box, no_point, nothing)):
         count = kinds.shape[1]
         points[row, :count], labels[row, :count] = coordinates[0].numpy(), kinds[0].numpy()
     actual = graphs.run(
         "prompt",
         {
-            "features": features.numpy().repeat(3, axis=0),
-            "without_memory": np.array([1, 0, 0], dtype=np.float32),
+            "features": features.numpy().repeat(4, axis=0),
+            "without_memory": np.array([1, 0, 0, 1], dtype=np.float32),
             "points": points,
             "labels": labels,
-            "mask_source": np.array([MASK_SOURCE_NONE, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK], dtype=np.int32),
-            "previous_logits": previous.numpy().reshape(1, low, low).repeat(3, axis=0),
-            "mask": mask.repeat(3, axis=0),
-            "multimask": np.array([1, 0, 0], dtype=np.int32),
+            "mask_source": np.array(
+                [MASK_SOURCE_NONE, MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_LOGITS], dtype=np.int32
+            ),
+            "previous_logits": previous.numpy().reshape(1, low, low).repeat(4, axis=0),
+            "mask": mask.repeat(4, axis=0),
+            "multimask": np.array([1, 0, 0, 0], dtype=np.int32),
         },
     )
-    for row, segmentation in enumerate(expected):
+    for row, (segmentation, candidates) in enumerate(zip(expected, proposed, strict=True)):
         differences.add_segmentation(actual, row, segmentation)
-    return expected
+        differences.add_candidates(actual, row, model.sam_mask_decoder.masks(candidates), candidates)
+    return expected[:3]
 
 
 def _values(model: EfficientTAM, memory: Tensor) -> Tensor:

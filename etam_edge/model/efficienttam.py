@@ -15,7 +15,7 @@ from etam_edge.model.memory_attention import MemoryAttention
 from etam_edge.model.memory_encoder import MemoryEncoder
 from etam_edge.model.position import sine_position
 from etam_edge.model.prompt_encoder import PromptEncoder
-from etam_edge.spec import ModelSpec
+from etam_edge.spec import EMPTY_BIAS, ModelSpec
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -114,12 +114,16 @@ class EfficientTAM(nn.Module):
         return self.settle(choice, candidates.score)
 
     def propose(self, features: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None) -> Candidates:
-        """The decoder's candidates, of which none is chosen yet. Arguments as of `segment`."""
+        """The decoder's candidates, of which none is chosen yet. Arguments as of `segment`.
+
+        Without any point (P = 0) the padding point is not read either: the mask logits are the whole prompt.
+        """
         prompt = self.sam_prompt_encoder
         tokens = prompt.embed_points(points, labels)
         tokens = torch.cat((tokens, prompt.padding_tokens(1).expand(len(tokens), -1, -1)), dim=1)
+        bias = None if points.shape[1] else tokens.new_full(tokens.shape[:2], EMPTY_BIAS)
         dense = prompt.no_mask() if mask_logits is None else prompt.embed_mask(mask_logits)
-        return self.sam_mask_decoder(features, prompt.image_position(), tokens, dense)
+        return self.sam_mask_decoder(features, prompt.image_position(), tokens, dense, bias)
 
     def settle(self, choice: Choice, score: Tensor) -> Segmentation:
         """Apply the object score: where it is <= 0, the mask is empty and the pointer is `no_obj_ptr`."""

@@ -186,6 +186,12 @@ class MaskDecoder(nn.Module):
             candidate=best.candidate * (~stable[:, 0]),
         )
 
-    def _mask(self, candidates: Candidates, kernel: Tensor) -> Tensor:
+    def masks(self, candidates: Candidates) -> Tensor:
+        """Logits of all four candidates, (B, 4, 4s, 4s)."""
+        return self._mask(candidates, candidates.kernels)
+
+    def _mask(self, candidates: Candidates, kernels: Tensor) -> Tensor:
+        """Logits of the masks of kernels (B, K, width / 8), (B, K, 4s, 4s)."""
         side, channels = self.spec.mask_size, self.spec.width // 8
-        return (kernel @ candidates.upscaled.reshape(-1, channels, side * side)).reshape(-1, 1, side, side)
+        logits = kernels @ candidates.upscaled.reshape(-1, channels, side * side)
+        return logits.reshape(-1, int(kernels.shape[1]), side, side)

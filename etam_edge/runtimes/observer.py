@@ -92,6 +92,7 @@ class ObservedBackend:
 
     def __init__(self, backend: Backend, observer: SessionObserver) -> None:
         self.name = backend.name
+        self.max_objects = backend.max_objects
         self.device: Device = ObservedDevice(backend.device, observer)
         self._backend = backend
         self._observer = observer

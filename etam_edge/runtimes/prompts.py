@@ -52,7 +52,13 @@ def prepare(
     Raises:
         InputError: the prompt cannot be used; the message names the object and what is wrong.
     """
-    where = f"prompt of object {object_id}"
+    return prepare_named(prompt, f"prompt of object {object_id}", frame_shape, spec, sizes)
+
+
+def prepare_named(
+    prompt: Prompt, where: str, frame_shape: tuple[int, int], spec: ModelSpec, sizes: GraphSizes
+) -> PreparedPrompt:
+    """As `prepare`, for a prompt that error messages call `where`."""
     if not isinstance(prompt, Prompt):
         raise InputError(f"{where} is a {type(prompt).__name__}; give an etam_edge.Prompt")
     if prompt.mask is not None:
@@ -133,6 +139,8 @@ def _points(prompt: Prompt, where: str, frame_shape: tuple[int, int]) -> tuple[n
 
 def _box(box: object, where: str, frame_shape: tuple[int, int]) -> np.ndarray:
     corners = _numbers(box, "(4,)", where, "box corners")
+    if corners.shape == (1, 4):  # a detector's array of one box
+        corners = corners[0]
     if corners.shape != (4,):
         raise InputError(f"box of the {where} has shape {corners.shape}; give (x0, y0, x1, y1)")
     x0, y0, x1, y1 = corners

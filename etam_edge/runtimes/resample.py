@@ -18,6 +18,16 @@ def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
 
 
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (H, W, 3) to (size, size, 3) with Pillow's bilinear filter, which antialiases. The aspect ratio may change.
+
+    The reference's image predictor uses the same filter on floating-point numbers, and does not round to 0 to 255.
+    """
+    if image.shape[:2] == (size, size):
+        return np.ascontiguousarray(image)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
 def resize_bilinear(images: np.ndarray, height: int, width: int, antialias: bool = False) -> np.ndarray:
     """float32 (..., h, w) to (..., height, width), bilinearly, with `align_corners=False`.
 

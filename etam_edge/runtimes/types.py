@@ -26,7 +26,8 @@ class Prompt:
     Attributes:
         points: (P, 2) as (x, y), 0 <= x < W, 0 <= y < H.
         labels: (P,), 1 for a point on the object, 0 for one off it.
-        box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1; the part outside the frame is cut off.
+        box: (x0, y0, x1, y1) with x0 < x1 and y0 < y1; the part outside the frame is cut off. An array (1, 4), as
+            detectors give it, is one box, too.
         mask: (H, W), true on the object: bool, or uint8 with the values 0 and 1 or 0 and 255.
     """
 

@@ -36,6 +36,8 @@ SHARED = ("frame", "mask_logits", "masks")
 """Tensors that the host writes or reads on every frame, placed in shared memory where the device has it."""
 DECODED = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice")
 """Outputs of the mask decoder, which the host reads: the fields of `DecoderOutput`."""
+CANDIDATES = ("candidate_logits", "candidate_ious")
+"""Outputs of the `prompt` graph that the segmentation of images reads. Bundles of version 0.1.0 do not have them."""
 LOGIT_LIMIT = 32.0
 """Previous mask logits are clamped to +-32 before they prompt the decoder again, as in the reference."""
 
@@ -108,6 +110,8 @@ class Workspace:
         conditioned = [t for t in signatures["track"].outputs if t.name == "conditioned_features"]
         self._scratch = allocate((t for t in signatures["track"].outputs if t not in conditioned), rows)
         self._prompt = allocate((t for t in signatures["prompt"].inputs if t.name != "features"), 1)
+        # Written by every call, and not read by a session.
+        self._candidates = allocate((t for t in signatures["prompt"].outputs if t.name in CANDIDATES), 1)
         self._mask_logits = allocate((t for t in signatures["remember"].inputs if t.name == "mask_logits"), 1)
         self._unpooled = allocate((t for t in signatures["remember"].outputs if t.name in UNPOOLED), 1)
         self._kept, self._fresh = (
@@ -192,7 +196,7 @@ class Workspace:
         else:
             features = frame.image_features
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in DECODED}
-        self.backend.run("prompt", {**self._prompt, "features": features}, outputs)
+        self.backend.run("prompt", {**self._prompt, "features": features}, {**outputs, **self._candidates})
         return self._outputs(row, row + 1)[0]
 
     def remember(self, row: int, mask_logits: np.ndarray, correcting: bool) -> None:

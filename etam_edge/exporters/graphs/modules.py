@@ -21,6 +21,7 @@ from etam_edge.exporters.graphs.static_memory import EntryWriter, StaticMemoryAt
 from etam_edge.exporters.graphs.static_windows import StaticBlock
 from etam_edge.model import image_encoder as model_encoder
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
+from etam_edge.model.mask_decoder import MASK_TOKENS
 from etam_edge.spec import (
     EMPTY_BIAS,
     EMPTY_POINT,
@@ -52,6 +53,11 @@ def signatures(spec: ModelSpec, sizes: GraphSizes) -> dict[str, GraphSignature]:
         ("object_pointer", "float32", (n, c)),
         ("mask_choice", "int32", (n,)),
     ]
+    # Not reduced to one mask and not emptied by the object score, for the segmentation of images.
+    candidates = [
+        ("candidate_logits", "float32", (n, MASK_TOKENS, low, low)),
+        ("candidate_ious", "float32", (n, MASK_TOKENS)),
+    ]
     entry = [("memory_keys", "float32", (n, layers, tokens, c)), ("memory_values", "float32", (n, tokens, m))]
     unpooled = [
         ("unpooled_keys", "float32", (n, UNPOOLED_SLOTS, layers, tokens, c)),
@@ -74,7 +80,7 @@ def signatures(spec: ModelSpec, sizes: GraphSizes) -> dict[str, GraphSignature]:
                 ("mask", "uint8", (n, spec.image_size, spec.image_size)),
                 ("multimask", "int32", (n,)),
             ),
-            outputs=_tensors(*segmentation),
+            outputs=_tensors(*segmentation, *candidates),
         ),
         "remember": GraphSignature(
             inputs=_tensors(frame_features, ("mask_logits", "float32", (n, low, low))),
@@ -168,10 +174,11 @@ class PromptDecoder(_Decoder):
         features = features + without_memory[:, None, None, None] * model.no_mem_embed.reshape(1, -1, 1, 1)
 
         absent = (labels == EMPTY_POINT).to(features.dtype)
-        # The padding point that SAM appends to every prompt. Its place among the points does not matter to attention.
+        # The padding point that SAM appends to every prompt that has points. Its place among the points does not matter
+        # to attention.
         padding = prompt.padding_tokens(1) + 0.0 * points[:, :1, :1]
         tokens = torch.cat((prompt.embed_points(points, labels), padding), dim=1)
-        token_bias = torch.cat((absent * EMPTY_BIAS, 0.0 * absent[:, :1]), dim=1)
+        token_bias = torch.cat((absent, absent.amin(dim=1, keepdim=True)), dim=1) * EMPTY_BIAS
 
         source = mask_source[:, None, None, None]
         given = model.mask_downsample(mask.to(features.dtype)[:, None])
@@ -188,14 +195,15 @@ class PromptDecoder(_Decoder):
             token=torch.where(many[:, None], best.token, single.token),
             candidate=torch.where(many, best.candidate, single.candidate),
         )
-        return self.outputs(model.settle(choice, candidates.score))
+        return *self.outputs(model.settle(choice, candidates.score)), decoder.masks(candidates), candidates.ious
 
 
 class PromptGraph(nn.Module):
     """Clicks, a box or a mask on one frame to a mask.
 
     `without_memory` is 1 for raw image features, to which the no-memory embedding has to be added. `mask_source` says
-    which of `previous_logits` and `mask` is used. Entries of `labels` that are -2 hold no point.
+    which of `previous_logits` and `mask` is used. Entries of `labels` that are -2 hold no point; where all are, the
+    prompt consists of the mask alone, without the padding point of a click.
     """
 
     def __init__(self, model: EfficientTAM) -> None:

@@ -14,10 +14,12 @@ class Backend(Protocol):
     Attributes:
         name: of the runtime and where it runs, for example "onnxruntime (cpu)".
         device: that holds the graphs' inputs and outputs.
+        max_objects: largest number of objects that one call can process, or None where any number can.
     """
 
     name: str
     device: Device
+    max_objects: int | None
 
     def check_objects(self, count: int) -> None:
         """Refuse more objects than one call can process.

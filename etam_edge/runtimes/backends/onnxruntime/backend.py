@@ -84,6 +84,8 @@ class OnnxRuntimeBackend:
         self._one_by_one = self.provider == "cpu" and bundle.manifest.model.tokens >= ONE_BY_ONE_TOKENS
         self.device: Device = HostDevice() if self.provider == "cpu" else OrtDevice(self.provider, self._index)
 
+    max_objects: int | None = None
+
     def check_objects(self, count: int) -> None:
         """ONNX Runtime takes any number."""
 

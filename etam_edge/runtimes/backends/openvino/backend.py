@@ -72,6 +72,8 @@ class OpenVinoBackend:
         used = next(iter(self._requests.values())).get_compiled_model().get_property("INFERENCE_NUM_THREADS")
         self.threads = f"{used}{'' if count is not None else ' (auto)'}, not tied to cores"
 
+    max_objects: int | None = None
+
     def check_objects(self, count: int) -> None:
         """OpenVINO takes any number."""
 

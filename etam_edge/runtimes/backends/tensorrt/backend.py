@@ -68,7 +68,7 @@ class TensorRTBackend:
         flavour = TENSORRT_RTX if trt.__name__.startswith(MODULES[TENSORRT_RTX]) else TENSORRT
         platform = platform_here(flavour, trt, cuda.gpu)
         sidecars = check_engines(bundle, platform)
-        self.max_objects = min(sidecar.max_objects for sidecar in sidecars.values())
+        self.max_objects: int | None = min(sidecar.max_objects for sidecar in sidecars.values())
         self.name = f"{flavour} {platform.tensorrt} ({cuda.gpu.name})"
         self._device = CudaDevice(cuda)
         self.device: Device = self._device
@@ -119,7 +119,7 @@ class TensorRTBackend:
             ) from error
 
     def check_objects(self, count: int) -> None:
-        if count > self.max_objects:
+        if self.max_objects is not None and count > self.max_objects:
             raise InputError(
                 f"{count} objects are more than the engines of {self._bundle.path} take ({self.max_objects}); build "
                 f"them again with: etam-edge build {self._bundle.path} --max-objects {count} --overwrite, or remove one"
