@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from etam_edge.media.overlay import overlay
     from etam_edge.media.playback import follow
     from etam_edge.recipe import Recipe
-    from etam_edge.runtimes import FrameResult, Prediction, Prompt, Proposal, Segmenter, Session, Tracker
+    from etam_edge.runtimes import FrameResult, Prompt, Segmenter, Session, Tracker
     from etam_edge.spec import ModelSpec
     from etam_edge.workflows.build import build
     from etam_edge.workflows.check import check
@@ -25,10 +25,8 @@ _HOMES = {
     "EtamError": "etam_edge.errors",
     "FrameResult": "etam_edge.runtimes",
     "ModelSpec": "etam_edge.spec",
-    "Prediction": "etam_edge.runtimes",
     "Progress": "etam_edge.workflows.progress",
     "Prompt": "etam_edge.runtimes",
-    "Proposal": "etam_edge.runtimes",
     "Recipe": "etam_edge.recipe",
     "Segmenter": "etam_edge.runtimes",
     "Session": "etam_edge.runtimes",
@@ -45,10 +43,8 @@ __all__ = [
     "EtamError",
     "FrameResult",
     "ModelSpec",
-    "Prediction",
     "Progress",
     "Prompt",
-    "Proposal",
     "Recipe",
     "Segmenter",
     "Session",
