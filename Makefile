@@ -1,6 +1,6 @@
 # make demo        set up, export the small model and track objects in a real clip and a drawn one
 # make test        set up, then lint, type checks and tests
-# make test-full   the tests of official models at full size, which `make test` leaves out
+# make test-full   what `make test` leaves out: official models at full size, whole demos, the trainer, Python 3.10
 # make docs        set up and build the documentation site, in site/
 PYTHON ?= python3
 VENV := .venv
@@ -18,15 +18,15 @@ PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/pyth
 demo: $(VENV)/ready
 	$(BIN)/etam-edge demo $(if $(MODEL),--model $(MODEL)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
-# The trainer starts processes of its own, which end the workers of pytest-xdist: its tests run in one process.
 test: check
 	$(BIN)/python $(PYTEST) -m "not full" --ignore tests/test_train_nano.py
+
+# The trainer starts processes of its own, which end the workers of pytest-xdist: its tests run in one process.
+test-full: $(VENV)/ready
+	$(BIN)/python $(PYTEST) -m full --ignore tests/test_train_nano.py
 	$(BIN)/python -m pytest -q tests/test_train_nano.py
 	@if [ -n "$(PYTHON310)" ]; then $(MAKE) --no-print-directory test-python310; \
 	else echo "no Python 3.10 here: the runtime's tests ran on this Python only"; fi
-
-test-full: $(VENV)/ready
-	$(BIN)/python $(PYTEST) -m full
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -48,13 +48,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 test-python310: $(VENV)310/ready $(VENV)/ready
 	rm -rf $(VENV)310/bundles
 	$(BIN)/python -m tests.make_bundles $(VENV)310/bundles
-	ETAM_EDGE_TEST_BUNDLES=$(VENV)310/bundles $(VENV)310/bin/python -m pytest -q -p no:cacheprovider \
+	ETAM_EDGE_TEST_BUNDLES=$(VENV)310/bundles $(VENV)310/bin/python $(PYTEST) -q -p no:cacheprovider \
 		tests/test_session.py tests/test_memory.py tests/test_resample.py tests/test_bundle.py tests/test_imports.py \
 		tests/test_cli_track.py tests/test_check.py tests/test_camera.py tests/test_resizing.py
 
 $(VENV)310/ready: pyproject.toml constraints.txt
 	$(PYTHON310) -m venv $(VENV)310
-	$(VENV)310/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[onnxruntime,video]" pytest
+	$(VENV)310/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[onnxruntime,video]" pytest pytest-xdist
 	touch $@
 
 clean:

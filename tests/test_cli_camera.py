@@ -87,6 +87,7 @@ def test_clips_of_another_size_are_refused_before_any_work(clips: Path, camera: 
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.full
 def test_the_package_exports_for_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fp16, whose overflow is looked for on the package's clips: they are scaled to the camera's size."""
     pytest.importorskip("torch")
@@ -154,6 +155,7 @@ def test_check_against_a_bundle_that_resizes_on_the_host(
     )
 
 
+@pytest.mark.full
 def test_bench_draws_frames_of_the_bundles_size(camera: Path, plain: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     short = ("--frames", 30, "--warm-up", 17, "--objects", 1, "--threads", 1, "--output", tmp_path / "bench")
@@ -176,6 +178,7 @@ def test_bench_draws_frames_of_the_bundles_size(camera: Path, plain: Path, tmp_p
     refused(run("bench", plain, "--against-resize", "fast", *short), "--against-resize is for --against BUNDLE")
 
 
+@pytest.mark.full
 def test_the_measurement_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("cv2")

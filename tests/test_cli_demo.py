@@ -45,7 +45,8 @@ def cut(folder: Path, frames: int) -> None:
 
 
 # 20 frames are just enough to fill the memory, which calibration demands.
-@pytest.mark.parametrize("frames", [20, pytest.param(60, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("frames", [20, 60])
 @pytest.mark.usefixtures("offline")
 def test_demo_exports_tracks_checks_and_says_what_is_where(
     frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

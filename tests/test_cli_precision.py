@@ -76,6 +76,7 @@ def int8(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.full
 def test_fp16_needs_nothing_else_and_regions_can_be_overridden(clips: Path, fp32: Path, tmp_path: Path) -> None:
     path = tmp_path / "fp16"
     region = ("--region", "memory_encoder=fp32", "--region", "mask_decoder=fp16")
@@ -173,6 +174,7 @@ def test_a_damaged_bundle_fails_the_check(
     assert Bundle.load(damaged.path).manifest.accuracy.passed is False
 
 
+@pytest.mark.full
 def test_sensitivity_ranks_regions_in_a_table_and_a_plot(
     fp32: Path, recording: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_sensitivity_ranks_regions_in_a_table_and_a_plot(
     assert "gained" not in half, "rounded graphs say nothing of time"
 
 
+@pytest.mark.full
 def test_mixed_keeps_regions_within_the_budget(recording: Path, clips: Path, tmp_path: Path) -> None:
     path = tmp_path / "mixed"
     given = ("--calibration", recording, "--clips", clips, *CPU)

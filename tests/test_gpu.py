@@ -221,6 +221,7 @@ def test_engines_answer_as_onnx_runtime(precision: str, build: Build, small: dic
     check_close(play(tracker.start_session(), 0, 10), expected, precision)
 
 
+@pytest.mark.full
 def test_fp16_engine_keeps_a_golden(seeded_bundle: BundleMaker, build: Build, tmp_path: Path) -> None:
     [golden] = [golden for golden in GOLDENS if golden.id == "efficienttam_ti_512x512.seed11.point"]
     source = Bundle.load(seeded_bundle(*golden.weights_id))
@@ -244,6 +245,7 @@ def golden_difference(golden: Golden, answers: ScenarioOutputs) -> tuple[float, 
     return max(errors), min(agreements)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("precision", [FP16, INT8])
 def test_check_of_engines_against_fp32(
     precision: str, build: Build, nano: dict[str, Path], clips: Path, tmp_path: Path
@@ -259,6 +261,7 @@ def test_check_of_engines_against_fp32(
 # --- streams ---
 
 
+@pytest.mark.full
 def test_device_memory_is_constant(machine: Machine, build: Build, nano: dict[str, Path]) -> None:
     """Memory in use from frame 50 on; other programs on the GPU have to be quiet meanwhile."""
     early, frames = (10, 30) if machine.simulated else (50, 2000)

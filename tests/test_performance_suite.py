@@ -349,6 +349,7 @@ def test_the_reference_is_asked_for_in_one_sentence(
 # --- the other parts ---
 
 
+@pytest.mark.full
 def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With int8 made here, from the ready bundle, by the package's own calibration."""
     output = tmp_path / "out"

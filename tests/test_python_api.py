@@ -35,6 +35,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.full
 def test_page_exports_and_quantizes(page: dict[str, Any]) -> None:
     here = page["here"]
     assert Bundle.load(here / "bundles/nano-fp32").manifest.precision == "fp32"
@@ -47,6 +48,7 @@ def test_page_exports_and_quantizes(page: dict[str, Any]) -> None:
     assert int8.calibration.samples["track"] == 8
 
 
+@pytest.mark.full
 def test_page_checks_and_tracks(page: dict[str, Any]) -> None:
     result = page["result"]
     assert result.passed
@@ -59,6 +61,7 @@ def test_page_checks_and_tracks(page: dict[str, Any]) -> None:
     assert page["second"].masks.any()
 
 
+@pytest.mark.full
 def test_progress_is_told_of_every_stage_from_none_to_all(page: dict[str, Any], tmp_path: Path) -> None:
     told: list[Progress] = []
     bundle = page["here"] / "bundles/nano-fp32"
@@ -69,6 +72,7 @@ def test_progress_is_told_of_every_stage_from_none_to_all(page: dict[str, Any], 
     assert str(told[-1]).startswith("ranges track (")
 
 
+@pytest.mark.full
 def test_an_exception_of_the_callback_leaves_nothing(page: dict[str, Any], tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.done == 3:
@@ -97,6 +101,7 @@ main()
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_quantize_needs_no_pytorch(page: dict[str, Any], tmp_path: Path, precision: str) -> None:
     command = [sys.executable, "-c", QUANTIZE_WITHOUT_TORCH, "quantize", str(page["here"] / "bundles/nano-fp32")]
@@ -111,6 +116,7 @@ def test_quantize_needs_no_pytorch(page: dict[str, Any], tmp_path: Path, precisi
     assert "export needs a package that is missing (torch)" in blocked.stderr
 
 
+@pytest.mark.full
 def test_wrong_arguments_are_refused_before_any_work(page: dict[str, Any], tmp_path: Path) -> None:
     fp32, int8 = page["here"] / "bundles/nano-fp32", page["here"] / "bundles/nano-int8"
     clips = page["here"] / "clips"

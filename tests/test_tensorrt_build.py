@@ -82,7 +82,9 @@ def check_types(source: Bundle, bundle: Bundle, graph: str, found: list[Layer]) 
     assert not missing, f"not compiled to int8: {missing}"
 
 
-@pytest.mark.parametrize("precision", [FP32, FP16, INT8])
+@pytest.mark.parametrize(
+    "precision", [pytest.param(FP32, marks=pytest.mark.full), pytest.param(FP16, marks=pytest.mark.full), INT8]
+)
 def test_a_small_model_compiles_in_every_precision(
     precision: str, small_bundle: SmallBundleMaker, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_small_model_compiles_in_every_precision(
             check_types(source, bundle, graph, compiled(bundle, graph, capability))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("precision", [FP32, FP16, INT8])
 def test_camera_frames_compile_in_every_precision(
     precision: str, camera_bundle: CameraBundleMaker, tmp_path: Path
