@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from conftest import BundleMaker, SmallBundleMaker
 from etam_edge import FrameResult, Prompt, Session, Tracker
 from etam_edge.bundle import Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
-from etam_edge.runtimes.backends.openvino import int8_form
+from etam_edge.recipe import INT8, Recipe
+from etam_edge.runtimes.backends.openvino import backend, int8_form
 from etam_edge.runtimes.backends.openvino.backend import OPTIONS, OpenVinoBackend
 from etam_edge.runtimes.backends.openvino.int8_form import exact_int8_options
 from etam_edge.spec import Pooling
@@ -72,6 +74,15 @@ def test_a_session_saved_with_one_backend_goes_on_in_the_other(small_bundle: Sma
     resumed = Tracker.load(path, "openvino").resume_session(tmp_path / "state.npz")
     both = [[one.track(clip_frame(index)) for index in range(6, 9)] for one in (session, resumed)]
     assert max(differences(*both)) < 1e-3
+
+
+def test_the_form_of_int8_products_is_told(small_bundle: SmallBundleMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    fp32 = Bundle.load(small_bundle(Pooling.NONE))
+    assert Tracker.load(fp32.path, runtime="openvino").int8_form is None
+    int8 = dataclasses.replace(fp32.manifest, recipe=Recipe.default(INT8), precision=INT8)
+    for form, name in ((int8_form.INTEGER, "integers"), (int8_form.FLOAT, "float")):
+        monkeypatch.setattr(backend, "exact_int8_options", lambda *_, form=form: dict(form))
+        assert OpenVinoBackend(dataclasses.replace(fp32, manifest=int8)).int8_form == name
 
 
 def test_computation_is_float32(small_bundle: SmallBundleMaker) -> None:

@@ -105,9 +105,10 @@ class Tracker:
 
     @property
     def int8_form(self) -> str | None:
-        """How int8 products are computed: a name of `int8_forms.FORMS`, for example "uint8 x uint8".
+        """How int8 products are computed: a name of `int8_forms.FORMS`, for example "uint8 x uint8"; in OpenVINO
+        "integers" or "float".
 
-        None where this does not apply: the bundle has no int8 region, or it does not run in ONNX Runtime on a CPU.
+        None where this does not apply: the bundle has no int8 region, or does not run on a CPU.
         """
         return getattr(self.backend, "int8_form", None)
 

@@ -44,6 +44,7 @@ class OpenVinoBackend:
     Attributes:
         thread_options: OpenVINO's options for the number of threads.
         threads: what was chosen, in words.
+        int8_form: how int8 products are computed, "integers" or "float"; None for bundles without int8.
 
     Raises:
         RuntimeUnavailableError: OpenVINO is not installed or does not import.
@@ -56,6 +57,7 @@ class OpenVinoBackend:
         self._openvino = import_openvino()
         self.thread_options = {} if count is None else {"INFERENCE_NUM_THREADS": count}
         options = {**OPTIONS, **self.thread_options}
+        self.int8_form: str | None = None
         if bundle.manifest.recipe.int8_regions:
             form = exact_int8_options(self._openvino, OPTIONS)
             if form != INTEGER:
@@ -64,6 +66,7 @@ class OpenVinoBackend:
                     "than ONNX Runtime",
                     bundle.path,
                 )
+            self.int8_form = "integers" if form == INTEGER else "float"
             options |= form
         core = self._openvino.Core()
         self._requests = {name: _load(core, bundle, name, options) for name in GRAPH_NAMES}
