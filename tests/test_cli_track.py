@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -695,3 +696,88 @@ def test_palette_is_that_of_davis() -> None:
         255: (224, 224, 192),
     }
     assert {value: tuple(PALETTE[value].tolist()) for value in known} == known
+
+
+# --- sources ---
+
+
+def test_section_of_a_source_is_tracked(bundle: str, folder: Path, video: Path, tmp_path: Path) -> None:
+    scores = tmp_path / "s.jsonl"
+    result = run(bundle, folder, *CLICK, "--start", 3, "--end", 8, "--scores", scores, "--masks", tmp_path / "masks")
+    assert result.exit_code == 0, result.exception
+    lines = [json.loads(line) for line in scores.read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [f"frame{index}" for index in range(3, 8)]
+    assert sorted(path.stem for path in (tmp_path / "masks").iterdir()) == [f"frame{index}" for index in range(3, 8)]
+    # Prompts count from the first frame of the section.
+    session = Tracker.load(bundle).start_session()
+    answer = session.track(clip_frame(3, HEIGHT, WIDTH), prompts={1: Prompt(points=[(75, 60)], labels=[1])})
+    assert lines[0]["objects"][0]["area"] == answer.areas[0]
+    result = run(bundle, video, *CLICK, "--start", "0.35", "--scores", scores, "--overwrite")
+    assert result.exit_code == 0, result.exception
+    assert json.loads(scores.read_text().splitlines()[0])["frame"] == "00004"
+    refused(run(bundle, video, *CLICK, "--start", "5", "--end", "5"), "--end 5, which is not behind --start 5")
+    refused(run(bundle, video, *CLICK, "--start", "x"), "--start x is neither a frame nor a time")
+    refused(run(bundle, video, *CLICK, "--start", "9:00", "--scores", tmp_path / "t.jsonl"), "ends before it")
+    file = write_prompts(tmp_path / "p.json", [POINT, {**POINT, "frame": 6}])
+    refused(run(bundle, folder, "--prompts", file, "--start", 6), "frames run from 0 to 5")
+
+
+def test_damaged_video_completes_its_outputs_and_exits_with_2(bundle: str, tmp_path: Path) -> None:
+    from etam_edge.media import CHAIR_VIDEO
+
+    data = bytearray(CHAIR_VIDEO.read_bytes())
+    place = len(data) // 2
+    data[place : place + 10_000] = np.random.default_rng(0).bytes(10_000)
+    (tmp_path / "noise.mp4").write_bytes(data)
+    scores = tmp_path / "s.jsonl"
+    result = run(bundle, tmp_path / "noise.mp4", *CLICK, "--scores", scores, "--output", tmp_path / "v.mp4")
+    refused(result, "noise.mp4 was not read whole: ", "of 60 frames are lost", "the outputs hold the ")
+    count = len(scores.read_text().splitlines())
+    assert 50 < count < 60
+    assert read_video(tmp_path / "v.mp4")[0] == count
+    # Frames before the damage are whole.
+    result = run(bundle, tmp_path / "noise.mp4", *CLICK, "--scores", scores, "--end", 5, "--overwrite")
+    assert result.exit_code == 0, result.exception
+
+
+def test_depth_images_are_tracked_by_a_stated_range(bundle: str, folder: Path, tmp_path: Path) -> None:
+    depth = tmp_path / "depth"
+    depth.mkdir()
+    for index in range(3):
+        grey = clip_frame(index, HEIGHT, WIDTH).astype(np.float32).mean(axis=2)
+        Image.fromarray((7000 + grey * 9).astype(np.uint16)).save(depth / f"{index}.png")
+    scores = tmp_path / "s.jsonl"
+    result = run(bundle, depth, *CLICK, "--scores", scores, "--depth-range", "7000,9295")
+    assert result.exit_code == 0, result.exception
+    assert "counts 7000 to 9295 became grey levels 0 to 255" in result.output
+    session = Tracker.load(bundle).start_session()
+    for index, line in enumerate(scores.read_text().splitlines()):
+        grey = (9 * clip_frame(index, HEIGHT, WIDTH).astype(np.float32).mean(axis=2)).astype(np.uint16) / 9
+        prompts = {1: Prompt(points=[(75, 60)], labels=[1])} if index == 0 else None
+        answer = session.track(np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2), prompts=prompts)
+        assert json.loads(line)["objects"][0]["area"] == answer.areas[0]
+    result = run(bundle, depth, *CLICK, "--scores", scores, "--overwrite")
+    assert result.exit_code == 0, result.exception
+    assert "became grey levels 0 to 255" in result.output
+    refused(run(bundle, depth, *CLICK, "--depth-range", "1"), "--depth-range 1 is not of the form LOW,HIGH")
+    refused(run(bundle, folder, *CLICK, "--depth-range", "1,2"), "--depth-range is for grey images of more")
+
+
+def test_raw_frames_are_tracked_from_standard_input(bundle: str, folder: Path, tmp_path: Path) -> None:
+    frames = b"".join(clip_frame(index, HEIGHT, WIDTH)[..., ::-1].tobytes() for index in range(3))
+    command = [sys.executable, "-m", "etam_edge", "track", bundle, "-", *CLICK, "--scores", "-"]
+    size = ["--size", f"{WIDTH}x{HEIGHT}", "--pixel-format", "bgr24"]
+    done = subprocess.run([*command, *size], input=frames, capture_output=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    plain = tmp_path / "s.jsonl"
+    assert run(bundle, folder, *CLICK, "--scores", plain, "--max-frames", 3).exit_code == 0
+    expected = [json.loads(line) for line in plain.read_text().splitlines()]
+    assert [line["objects"] for line in lines] == [line["objects"] for line in expected]
+    refused(run(bundle, "-", *CLICK), "give --size WxH and --pixel-format FORMAT")
+
+
+def test_secrets_of_an_address_are_not_shown(bundle: str) -> None:
+    result = run(bundle, "rtsp://user:s3cret@127.0.0.1:1/x", *CLICK)
+    refused(result, "rtsp://127.0.0.1:1/x does not open: the host refuses the connection")
+    assert "s3cret" not in str(result.exception) + result.output

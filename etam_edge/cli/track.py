@@ -1,4 +1,4 @@
-"""`etam-edge track`: track prompted objects through a video, a folder of images or a camera."""
+"""`etam-edge track`: track prompted objects through a video, a folder of images, a camera or a stream."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etam_edge.cli.source_options import (
+    SOURCE_HELP,
+    DepthRangeOption,
+    EndOption,
+    PixelFormatOption,
+    SizeOption,
+    StartOption,
+    source_options,
+)
 from etam_edge.cli.threads import THREADS
 from etam_edge.errors import EtamError, InputError
 from etam_edge.interrupts import exit_code
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
 
 def track(
     bundle: Annotated[Path, typer.Argument(help="Directory that export wrote.")],
-    source: Annotated[str, typer.Argument(help="Video file, folder of images, or camera number.")],
+    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
     point: Annotated[list[str] | None, typer.Option(help="X,Y on the object, first frame; repeatable.")] = None,
     negative_point: Annotated[list[str] | None, typer.Option(help="X,Y off the object; repeatable.")] = None,
     box: Annotated[str | None, typer.Option(help="X0,Y0,X1,Y1 around the object, first frame.")] = None,
@@ -43,6 +52,11 @@ def track(
         bool, typer.Option("--overwrite", help="Replace outputs that are there, and remove earlier masks.")
     ] = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    depth_range: DepthRangeOption = None,
+    size: SizeOption = None,
+    pixel_format: PixelFormatOption = None,
     corrections_condition: Annotated[
         bool,
         typer.Option("--corrections-condition", help="Corrected frames become conditioning frames, as in SAM 2.1."),
@@ -54,17 +68,18 @@ def track(
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider: cpu, cuda or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", **THREADS)] = None,
 ) -> None:
-    """Track prompted objects through a video, a folder of images or a camera."""
+    """Track prompted objects through a video, a folder of images, a camera or a stream."""
     from etam_edge.cli.console import err, next_command, out
     from etam_edge.media.playback import check_reach
     from etam_edge.media.prompt_files import plan_prompts
     from etam_edge.media.sinks import OutputRequest
-    from etam_edge.media.sources import open_source
+    from etam_edge.media.sources import open_source, shown_source
     from etam_edge.runtimes import Tracker
 
     # Everything that can be checked is checked before the bundle is loaded, and the rest before the first frame.
     plan = plan_prompts(point or [], negative_point or [], box, mask, prompts)
-    frames = open_source(source)
+    frames = open_source(source, source_options(start, end, depth_range, size, pixel_format))
+    source = shown_source(source)
     check_reach(plan, frames, max_frames)
     request = OutputRequest(output, masks, scores, overwrite)
     if request.is_empty:
@@ -92,6 +107,9 @@ def track(
     console.print(f"{'interrupted; ' if ending.interrupt else ''}{run.summary()}, {tracker.runtime}")
     for path in ending.kept:
         console.print(f"  {path}")
+    if frames.depth_range is not None:
+        low, high = frames.depth_range
+        console.print(f"  counts {low:g} to {high:g} became grey levels 0 to 255 (--depth-range)")
     missing = "" if frames.ending is None else frames.ending.shortfall()
     if ending.interrupt:
         if missing:

@@ -28,6 +28,7 @@ class ScaledFrames:
         self.stem = source.stem
         self.path: Path | None = source.path
         self.is_live = source.is_live
+        self.depth_range = source.depth_range
         self.length = source.length
         self.frames_per_second = source.frames_per_second
         self.frame_shape = frame_size

@@ -5,9 +5,12 @@
 
 from etam_edge.media.opencv import import_opencv
 from etam_edge.media.sources.folder import ImageFolder
+from etam_edge.media.sources.gstreamer import Pipeline
 from etam_edge.media.sources.images import IMAGE_SUFFIXES, load_image, read_image
 from etam_edge.media.sources.live import Camera, NetworkStream
-from etam_edge.media.sources.opening import open_source
+from etam_edge.media.sources.opening import open_source, shown_source
+from etam_edge.media.sources.raw import RawFrames
+from etam_edge.media.sources.section import Moment, Section
 from etam_edge.media.sources.types import Cause, Ending, FrameSource, NamedFrame, SourceOptions
 from etam_edge.media.sources.video import VideoFile
 
@@ -18,12 +21,17 @@ __all__ = [
     "Ending",
     "FrameSource",
     "ImageFolder",
+    "Moment",
     "NamedFrame",
     "NetworkStream",
+    "Pipeline",
+    "RawFrames",
+    "Section",
     "SourceOptions",
     "VideoFile",
     "import_opencv",
     "load_image",
     "open_source",
     "read_image",
+    "shown_source",
 ]

@@ -19,14 +19,13 @@ class ImageFolder:
 
     Args:
         path: of the folder.
-        options: of which `depth_range` is used.
+        options: of which `depth_range` and the section are used.
 
     Attributes:
         files: paths of the images, in that order.
-        depth: range of counts that is scaled to black and white; None for images of 8 bits.
 
     Raises:
-        InputError: the folder cannot be read, holds no images, or two with the same stem.
+        InputError: the folder cannot be read, holds no images, or two with the same stem, or ends before the section.
     """
 
     is_live = False
@@ -37,30 +36,33 @@ class ImageFolder:
         self.path: Path | None = path
         self.ending: Ending | None = None
         self._closed = False
+        options = options or SourceOptions()
         try:
             found = [file for file in path.iterdir() if _is_frame(file)]
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); name another folder") from error
         self.files = sorted(found, key=_natural_order)
-        self.length: int | None = len(self.files)
         if not self.files:
             raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does")
         stems = [file.stem for file in self.files]
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
             raise InputError(f"{path} holds several images named {twice}; keep one kind of file in the folder")
-        first = load_frame(self.files[0])
+        self._read = options.section.frames(len(self.files), str(path))
+        self.length: int | None = len(self._read)
+        first = load_frame(self.files[self._read.start])
         self.frame_shape: tuple[int, int] = (first.height, first.width)
-        self.depth = self._range(None if options is None else options.depth_range) if is_deep(first) else None
-        if self.depth is None and options is not None and options.depth_range is not None:
+        self._depth = self._range(options.depth_range) if is_deep(first) else None
+        if self._depth is None and options.depth_range is not None:
             raise InputError(
                 f"{self.files[0]} is an image of 8 bits, and `depth_range` is for grey images of more; leave it out"
             )
+        self.depth_range = None if self._depth is None else (self._depth.low, self._depth.high)
 
     def _range(self, given: tuple[float, float] | None) -> DepthRange:
         if given is not None:
             return DepthRange(*given)
-        places = np.unique(np.linspace(0, len(self.files) - 1, SAMPLED_IMAGES).round().astype(int))
+        places = np.unique(np.linspace(self._read.start, self._read.stop - 1, SAMPLED_IMAGES).round().astype(int))
         images = (load_frame(self.files[place]) for place in places)
         return found_range(np.asarray(image) for image in images if is_deep(image))
 
@@ -74,10 +76,11 @@ class ImageFolder:
         self.ending = None
         given, cause = 0, Cause.CLOSED
         try:
-            for index, file in enumerate(self.files):
+            for index in self._read:
                 if self._closed:
                     return
-                frame = NamedFrame(file.stem, read_image(file, self.depth), index)
+                file = self.files[index]
+                frame = NamedFrame(file.stem, read_image(file, self._depth), index)
                 given += 1
                 yield frame
             cause = Cause.END

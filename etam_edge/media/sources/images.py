@@ -54,6 +54,8 @@ def load_image(file: Path, what: str = "an image") -> Image.Image:
         raise InputError(
             f"{file} is not {what} of a kind that is read ({', '.join(FORMATS)}); save it as PNG, or take it away"
         ) from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{file} has more than the {MAX_PIXELS} pixels that are read; scale it down") from None
     except Exception as error:
         # Whatever a decoder raises on a damaged file: Pillow's raise some fifteen types, struct.error among them.
         raise InputError(f"{file} is damaged or cannot be read ({error}); save it again") from error
@@ -132,7 +134,7 @@ def _check(image: Image.Image, file: Path) -> None:
     """
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InputError(f"{file} is {width} x {height} pixels, more than are read ({MAX_PIXELS}); scale it down")
+        raise InputError(f"{file} has more than the {MAX_PIXELS} pixels that are read; scale it down")
     # The second image of a JPEG (MPO) is a preview or a depth map of a phone's camera.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise InputError(f"{file} holds several images; save each as a file of its own")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from etam_edge.errors import InputError
 from etam_edge.media.sources.folder import ImageFolder
+from etam_edge.media.sources.gstreamer import Pipeline, csi_pipeline, v4l2_pipeline, without_secrets
 from etam_edge.media.sources.images import IMAGE_SUFFIXES
 from etam_edge.media.sources.live import SCHEMES, Camera, NetworkStream, shown_address
+from etam_edge.media.sources.raw import RawFrames
 from etam_edge.media.sources.types import FrameSource, SourceOptions
 from etam_edge.media.sources.video import VideoFile
 
+SHORTHANDS: dict[str, Callable[[str], str]] = {"csi": csi_pipeline, "v4l2": v4l2_pipeline}
+"""GStreamer pipelines by scheme."""
+STANDARD_INPUT = "-"
 KINDS = (
-    "a video file, a folder of images, a camera by its number or device, "
-    f"or an address that begins with {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+    "a video file, a folder of images, a camera by its number or device, an address that begins with "
+    f"{', '.join(f'{scheme}://' for scheme in (*SCHEMES, *SHORTHANDS))}, or a GStreamer pipeline that ends in `appsink`"
 )
 
 
@@ -24,13 +30,16 @@ def open_source(source: str, options: SourceOptions | None = None) -> FrameSourc
 
     Args:
         source: path of a video file or a folder of images; a camera's device (/dev/video0) or number, where no path
-            has this name; or an address (rtsp://, rtsps://, http://, https://).
+            has this name; an address (rtsp://, rtsps://, http://, https://); csi://N or v4l2://N for a camera read by
+            GStreamer; a GStreamer pipeline that ends in `appsink`; or "-" for raw frames on standard input.
         options: how it is read.
 
     Raises:
         InputError: there is nothing at `source` that frames can be read from.
-        RuntimeUnavailableError: PyAV is needed and not installed.
+        RuntimeUnavailableError: PyAV, or PyGObject and GStreamer, are needed and not installed.
     """
+    if source == STANDARD_INPUT:
+        return RawFrames(options)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source)
     if scheme is not None:
         return _open_address(scheme[1].lower(), source, options)
@@ -41,12 +50,28 @@ def open_source(source: str, options: SourceOptions | None = None) -> FrameSourc
         return Camera(int(source), options)
     if re.fullmatch(r"/dev/video\d+", source):
         return Camera(source, options)
+    if _is_pipeline(source):
+        return Pipeline(source, options)
     raise InputError(f"there is nothing at {source}; name {KINDS}")
+
+
+def shown_source(source: str) -> str:
+    """The text that names a source, without the user names and passwords in it, for messages."""
+    if "://" not in source:
+        return source
+    return without_secrets(source) if _is_pipeline(source) else shown_address(source)
+
+
+def _is_pipeline(source: str) -> bool:
+    return re.search(r"\s!\s|\bappsink\b", source) is not None
 
 
 def _open_address(scheme: str, source: str, options: SourceOptions | None) -> FrameSource:
     if scheme in SCHEMES:
         return NetworkStream(source, options)
+    if scheme in SHORTHANDS:
+        stem = re.sub(r"\W+", "_", source.partition("?")[0])
+        return Pipeline(SHORTHANDS[scheme](source), options, stem, source)
     raise InputError(f"{shown_address(source)} has a scheme that is not known; name {KINDS}")
 
 

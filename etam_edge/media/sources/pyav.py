@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from etam_edge.media.sources.types import Cause, Ending
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 READ_ATTEMPTS = 100
 """Reading a file goes on after an error, unless it fails this many times in succession."""
@@ -73,6 +74,7 @@ class Decoder:
         container: opened.
         where: names the source in error messages.
         depth_range: of `SourceOptions`.
+        stop: ends the iteration before its next frame, when it is set from any thread.
         is_live: whether an error of reading ends it: a connection or device is lost then.
         read_seconds: time limit of a frame, for containers that are opened with the flag `nonblock`.
 
@@ -81,6 +83,7 @@ class Decoder:
         announced: number of frames that the container announces, or None.
         invents_times: whether the container states no times, and FFmpeg counts in steps of its own.
         given, lost, damaged: numbers of frames so far.
+        depth_range: counts that become black and white, once a frame of more than 8 bits of grey was converted.
         ending: set at the end of the iteration.
 
     Raises:
@@ -92,6 +95,7 @@ class Decoder:
         container: InputContainer,
         where: str,
         depth_range: tuple[float, float] | None,
+        stop: threading.Event,
         is_live: bool,
         read_seconds: float = 10.0,
     ) -> None:
@@ -104,27 +108,27 @@ class Decoder:
         if not container.streams.video:
             raise InputError(f"{where} has no video stream; name another source")
         self._stream = container.streams.video[0]
-        # With threads that decode several frames at once, each frame of a live source would come some frames late.
-        self._stream.thread_type = "SLICE" if is_live else "AUTO"
+        # Threads that decode several frames at once would delay live frames. And where a frame near a file's end is
+        # damaged, those behind it that are in the threads would be lost: as many as the machine has cores.
+        self._stream.thread_type = "SLICE"
         rate = self._stream.average_rate
         self.rate = float(rate) if rate and 0 < rate < 1000 else None
         self.announced = self._stream.frames or None
+        self._indexed = _indexed(container, self._stream)
+        self._packets_read = 0
         self.invents_times = container.format.name in TIMELESS
         self.given = self.lost = self.damaged = 0
         self.ending: Ending | None = None
-        self._stop = threading.Event()
+        self._stop = stop
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._depth: DepthRange | None = None
-
-    def stop(self) -> None:
-        """End the iteration before its next frame. May be called from any thread."""
-        self._stop.set()
+        self.depth_range: tuple[float, float] | None = None
 
     def close(self) -> None:
         """Free the container. Not while another thread iterates."""
         self._container.close()
 
-    def __iter__(self) -> Iterator[VideoFrame]:
+    def __iter__(self) -> Generator[VideoFrame, None, None]:
         cause, message = Cause.CLOSED, ""
         try:
             for packet in self._packets():
@@ -136,6 +140,8 @@ class Decoder:
                     yield frame
             if not self._stop.is_set():
                 cause = Cause.END
+                if self._indexed is not None and self._packets_read < self._indexed:
+                    self.lost = self._indexed - self.given
         except _Break as broken:
             cause, message = broken.cause, broken.message
         finally:
@@ -174,13 +180,15 @@ class Decoder:
                 continue
             failures = 0
             latest = time.monotonic()
+            self._packets_read += packet.size > 0
             yield packet
 
     def _decoded(self, packet: Packet) -> list[VideoFrame]:
         try:
             return self._stream.decode(packet)
         except (self._av.FFmpegError, OSError):
-            self.lost += packet.size > 0
+            # Behind the last packet, an error costs all frames that the decoder still holds.
+            self.lost += 1 if packet.size else max(1, self._packets_read - self.given - self.lost)
             return []
 
     def timestamp(self, frame: VideoFrame) -> float | None:
@@ -196,6 +204,7 @@ class Decoder:
         if frame.format.name.startswith("gray") and frame.format.components[0].bits > 8:
             if self._depth is None:
                 self._depth = given_range(self._depth_range, self._where)
+                self.depth_range = (self._depth.low, self._depth.high)
             image = self._depth.scaled(_counts(frame))
         else:
             image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
@@ -209,6 +218,12 @@ class _Break(Exception):
         super().__init__(message)
         self.cause = cause
         self.message = message
+
+
+def _indexed(container: InputContainer, stream: VideoStream) -> int | None:
+    """Number of frames in the index of an MP4 file, or None. Where the file is cut short, its end comes before them."""
+    entries = getattr(stream, "index_entries", None)
+    return len(entries) if entries is not None and "mp4" in container.format.name.split(",") else None
 
 
 def _reason(error: Exception) -> str:

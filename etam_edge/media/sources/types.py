@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from etam_edge.errors import InputError
+from etam_edge.media.sources.section import Section
+from etam_edge.spec import check_frame_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +23,8 @@ class NamedFrame:
         name: stem of the names of files that belong to the frame, for example its mask: the image file's own, or a
             number.
         pixels: uint8 (H, W, 3) RGB.
-        index: number of the frame in its source, from 0, among the frames that could be read.
+        index: number of the frame in its source, from 0, among the frames that could be read, also where only a
+            section of the source is read.
         timestamp: seconds from the source's first frame, as the file or the stream states them; None where it states
             none. Differences vary where the frame rate does.
         captured: reading of `time.monotonic()` when a live source captured the frame, as far as the source tells, else
@@ -94,10 +97,11 @@ class FrameSource(Protocol):
         path: of the file or folder, or None.
         is_live: whether frames come at the source's own pace: a camera, a stream, standard input. It can be iterated
             once.
-        length: number of frames, or None where it is not known beforehand. That of a video file is read from its header
-            and may be wrong; `count` is exact.
+        length: number of frames that are read, or None where it is not known beforehand. That of a video file is read
+            from its header and may be wrong; `count` is exact.
         frames_per_second: average, or None where it is not known.
         frame_shape: (H, W) of the first frame, in pixels, turned as its orientation says.
+        depth_range: (low, high) counts that become black and white, where frames are grey of more than 8 bits.
     """
 
     stem: str
@@ -106,6 +110,7 @@ class FrameSource(Protocol):
     length: int | None
     frames_per_second: float | None
     frame_shape: tuple[int, int]
+    depth_range: tuple[float, float] | None
 
     @property
     def ending(self) -> Ending | None:
@@ -140,8 +145,9 @@ class SourceOptions:
 
     Attributes:
         depth_range: (low, high) counts of grey images of more than 8 bits that become black and white; None for the
-            rule of `etam_edge.media.sources.depth`.
-        frame_size: (H, W) of raw frames on standard input.
+            rule in `etam_edge.media.sources.depth`.
+        section: part of the source that is read.
+        size: (H, W) of raw frames on standard input; requested from a camera, too.
         pixel_format: of raw frames on standard input, one of PIXEL_FORMATS.
         open_seconds: time limit for a camera or stream to open and give its first frame.
         read_seconds: time limit for each further frame of a camera or stream.
@@ -151,7 +157,8 @@ class SourceOptions:
     """
 
     depth_range: tuple[float, float] | None = None
-    frame_size: tuple[int, int] | None = None
+    section: Section = field(default_factory=Section)
+    size: tuple[int, int] | None = None
     pixel_format: str | None = None
     open_seconds: float = 10.0
     read_seconds: float = 10.0
@@ -160,6 +167,8 @@ class SourceOptions:
         if self.depth_range is not None and not self.depth_range[0] < self.depth_range[1]:
             low, high = self.depth_range
             raise InputError(f"`depth_range={low:g},{high:g}` is empty; give the lower count first")
+        if self.size is not None:
+            check_frame_size(self.size)
         if self.pixel_format is not None and self.pixel_format not in PIXEL_FORMATS:
             raise InputError(f"`pixel_format={self.pixel_format}` is unknown; give one of {', '.join(PIXEL_FORMATS)}")
         if not (self.open_seconds > 0 and self.read_seconds > 0):
