@@ -30,9 +30,9 @@ BundleMaker = Callable[[str, int, str], Path]
 SmallBundleMaker = Callable[[Pooling], Path]
 CameraBundleMaker = Callable[[tuple[int, int]], Path]
 QUICK_VARIANT = "efficienttam_ti_512x512"
-QUICK_SCENARIOS = ("refine", "second_object_late")
-"""The goldens that `make test` runs: one official variant with plain weights, in the scenarios that use all graphs,
-several objects and corrections. All others are marked `full`."""
+QUICK_SCENARIOS = ("second_object_late",)
+"""The goldens that `make test` runs: one official variant with plain weights, in the scenario that uses all graphs and
+several objects. All others are marked `full`."""
 
 
 def golden_parameters(goldens: Iterable[Golden]) -> list[Any]:

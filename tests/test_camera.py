@@ -161,6 +161,7 @@ def too_large(module: Any, logits: Any) -> Any:
     return torch.where(large > 0, 1.0, 0.0).to(torch.uint8)
 
 
+@pytest.mark.full
 def test_a_graph_that_resizes_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verification can fail, on either end of a frame."""
     pytest.importorskip("torch")
@@ -335,6 +336,7 @@ def test_frames_are_resized_in_fp32_whatever_the_recipe(camera: Tracker, tmp_pat
         assert (results[0].masks != results[1].masks).mean() < 0.01
 
 
+@pytest.mark.full
 def test_calibration_records_camera_frames(camera: Tracker, plain: Tracker, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from etam_edge.calibration.ranges import measure_ranges

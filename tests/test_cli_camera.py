@@ -104,10 +104,10 @@ def test_inspect_and_track(camera: Path, plain: Path, clips: Path, tmp_path: Pat
     assert "150 x 96 pixels and no other; frames and masks are resized in the graphs" in run("inspect", camera).output
     assert "of any size; frames and masks are resized on the host" in run("inspect", plain).output
     for name, bundle in (("camera", camera), ("plain", plain)):
-        result = run("track", bundle, clips / "disc", *BOX, "--masks", tmp_path / name)
+        result = run("track", bundle, clips / "disc", *BOX, "--masks", tmp_path / f"{name}-masks")
         assert result.exit_code == 0, result.exception
     pairs = [
-        [np.asarray(Image.open(tmp_path / name / f"{index:03d}.png")) for name in ("camera", "plain")]
+        [np.asarray(Image.open(tmp_path / f"{name}-masks" / f"{index:03d}.png")) for name in ("camera", "plain")]
         for index in range(FRAMES)
     ]
     assert np.mean([first != second for first, second in pairs]) < 1e-3
@@ -132,7 +132,7 @@ def test_track_resizes_fast(plain: Path, clips: Path, tmp_path: Path, monkeypatc
     assert run(*call).exit_code == 0
     assert len(list((tmp_path / "masks").iterdir())) == FRAMES
     monkeypatch.setitem(sys.modules, "cv2", None)
-    refused(run(*call), 'needs OpenCV; install it with: pip install "etam-edge[video]"')
+    refused(run(*call, "--overwrite"), 'needs OpenCV; install it with: pip install "etam-edge[video]"')
 
 
 def test_check_against_a_bundle_that_resizes_on_the_host(

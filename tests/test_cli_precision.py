@@ -114,6 +114,7 @@ def test_quantize_makes_what_export_makes(int8: Path, fp32: Path, recording: Pat
     refused("already holds a bundle; add --overwrite to replace it, or name another --output", *again)
 
 
+@pytest.mark.full
 def test_former_name_of_float_precision_still_works(int8: Path, fp32: Path, recording: Path, tmp_path: Path) -> None:
     path = tmp_path / "int8"
     quiet = run("quantize", fp32, "--calibration", recording, "--rest", "fp32", "--output", path, "--quiet")

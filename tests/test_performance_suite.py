@@ -142,6 +142,7 @@ def test_everybody_begins_and_follows_in_turn() -> None:
     assert order(["a", "b"], 0) != order(["a", "b"], 1)
 
 
+@pytest.mark.full
 def test_plain_export_answers_what_the_model_does(tmp_path: Path) -> None:
     """Memory that it keeps on the host has the order, the positions and the pointers of the model's own.
 
@@ -373,6 +374,7 @@ def test_tricks_and_stages(ready: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(f"| {trick.what} |" in said for trick in bench_tricks.TRICKS)
 
 
+@pytest.mark.full
 def test_what_a_candidate_leaves_out(ready: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The rewrites that are left out are not made, and the others are; windows are padded in a bundle that says so."""
     done: list[str] = []

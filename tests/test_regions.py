@@ -54,6 +54,7 @@ def test_nodes_of_camera_frames_too(camera_bundle: CameraBundleMaker) -> None:
     assert counted(Bundle.load(camera_bundle(CAMERA))) == EXPECTED["small-camera"]
 
 
+@pytest.mark.full
 def test_nodes_of_padded_windows_too(tmp_path: Path) -> None:
     path = export_small(Pooling.NONE, tmp_path / "bundle", dataclasses.replace(SIZES, padded_windows=True))
     assert counted(Bundle.load(path)) == EXPECTED["small-padded"]

@@ -234,7 +234,7 @@ def test_a_build_that_fails_or_is_interrupted_leaves_nothing(bundle: Bundle, mon
     assert result.exit_code != 0
     assert calls == ["encode", "prompt", "remember"]
     assert built_for(bundle) == []
-    assert list((bundle.path / FOLDER).iterdir()) == []
+    assert list((bundle.path / FOLDER).glob("*")) == []
 
 
 def test_a_cancelled_build_ends(bundle: Bundle) -> None:
