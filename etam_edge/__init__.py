@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etam_edge.workflows.export import export
     from etam_edge.workflows.progress import Progress
     from etam_edge.workflows.quantize import quantize
+    from etam_edge.workflows.selftest import selftest
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "check": "etam_edge.workflows.check",
     "export": "etam_edge.workflows.export",
     "quantize": "etam_edge.workflows.quantize",
+    "selftest": "etam_edge.workflows.selftest",
 }
 __all__ = [
     "Bundle",
@@ -56,6 +58,7 @@ __all__ = [
     "follow",
     "overlay",
     "quantize",
+    "selftest",
 ]
 
 

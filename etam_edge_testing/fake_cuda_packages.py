@@ -143,6 +143,10 @@ def fake_pycuda(cuda: SimulatedCuda) -> Any:
         need_context()
         cuda.on_device(dest, src, size, stream.handle)
 
+    def mem_get_info() -> tuple[int, int]:
+        need_context()
+        return cuda.memory()
+
     return SimpleNamespace(
         Error=Error,
         MemoryError=OutOfMemory,
@@ -153,7 +157,7 @@ def fake_pycuda(cuda: SimulatedCuda) -> Any:
         host_alloc_flags=SimpleNamespace(DEVICEMAP=2),
         init=lambda flags=0: None,
         mem_alloc=DeviceAllocation,
-        mem_get_info=lambda: (1_000_000, cuda.gpu.memory),
+        mem_get_info=mem_get_info,
         pagelocked_empty=pagelocked_empty,
         memset_d8=memset_d8,
         memcpy_htod_async=memcpy_htod_async,
@@ -240,7 +244,7 @@ def fake_bindings(cuda: SimulatedCuda) -> Any:
         cuMemAlloc=asked(cuda.allocate, 1),
         cuMemFree=asked(cuda.free),
         cuMemsetD8=asked(lambda target, value, nbytes: cuda.check(target, nbytes)),
-        cuMemGetInfo=lambda: (*ok, 1_000_000, cuda.gpu.memory),
+        cuMemGetInfo=lambda: (*ok, *cuda.memory()) if cuda.depth else (Result.CUDA_ERROR_INVALID_CONTEXT, None, None),
         cuMemHostAlloc=asked(allocate_host, 1),
         cuMemHostGetDevicePointer=asked(lambda address, flags: host[address].device_address, 1),
         cuMemFreeHost=asked(lambda address: cuda.free_host(host.pop(address))),

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import Enum, IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
-from etam_edge.bundle.engines import EnginePlatform, Sidecar, writing_engines
+from etam_edge.bundle.engines import ONE_OBJECT, EnginePlatform, Sidecar, writing_engines
 from etam_edge.errors import CudaError
 from etam_edge.runtimes.backends.cuda.driver import Gpu, HostMemory, no_room
 
@@ -58,13 +59,22 @@ class SimulatedCuda:
         self.calls: dict[str, int] = defaultdict(int)
         self.room = gpu.memory
         self.breaks_recording = False
-        self.depth = 0
+        self._contexts = threading.local()
         self._mapped: dict[int, int] = {}
         self._blocks: dict[int, np.ndarray] = {}
         self._queues: dict[int, list[Work]] = {}
         self._recording: dict[int, list[Work]] = {}
         self._graphs: dict[int, list[Work]] = {}
         self._handles = iter(range(1, 1 << 30))
+
+    @property
+    def depth(self) -> int:
+        """How often the context has been made current in the calling thread, and not been given up again."""
+        return getattr(self._contexts, "depth", 0)
+
+    @depth.setter
+    def depth(self, value: int) -> None:
+        self._contexts.depth = value
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -78,23 +88,27 @@ class SimulatedCuda:
 
     def allocate(self, nbytes: int) -> int:
         self.calls["allocate"] += 1
-        if self._recording:
-            raise CudaError("memory cannot be allocated while a graph is recorded")
-        used = sum(self.allocations.values())
-        if used + nbytes > self.room:
-            raise no_room(nbytes, "the GPU", self.room - used, self.gpu.memory)
+        self._refuse_while_recording("allocated")
+        free, total = self.memory()
+        if nbytes > free:
+            raise no_room(nbytes, "the GPU", free, total)
         address = self._block(nbytes)
         self.allocations[address] = nbytes
         return address
 
+    def memory(self) -> tuple[int, int]:
+        return max(0, self.room - sum(self.allocations.values())), self.gpu.memory
+
     def free(self, address: int) -> None:
         self.calls["free"] += 1
+        self._refuse_while_recording("freed")
         self._finish()
         del self.allocations[address]
         del self._blocks[address]
 
     def allocate_host(self, nbytes: int, mapped: bool) -> HostMemory:
         self.calls["allocate_host"] += 1
+        self._refuse_while_recording("page-locked")
         address = self._block(nbytes)
         self.host_allocations[address] = nbytes
         if mapped:
@@ -103,10 +117,16 @@ class SimulatedCuda:
 
     def free_host(self, memory: HostMemory) -> None:
         self.calls["free_host"] += 1
+        self._refuse_while_recording("freed")
         assert not any(self._queues.values()), "page-locked memory is freed while work is queued"
         del self.host_allocations[memory.address]
         self._mapped.pop(memory.address, None)
         del self._blocks[memory.address]
+
+    def _refuse_while_recording(self, what: str) -> None:
+        """As CUDA, which forbids these calls to a thread that records."""
+        if self._recording:
+            raise CudaError(f"memory cannot be {what} while a graph is recorded")
 
     def _block(self, nbytes: int) -> int:
         assert nbytes > 0
@@ -142,6 +162,9 @@ class SimulatedCuda:
         queue = self._queues[stream]
         while queue:
             queue.pop(0)()
+
+    def is_recording(self, stream: int) -> bool:
+        return stream in self._recording
 
     def enqueue(self, stream: int, work: Work) -> None:
         self._recording.get(stream, self._queues[stream]).append(work)
@@ -210,14 +233,24 @@ def _check(address: int, nbytes: int, allocations: dict[int, int], kind: str) ->
 # --- TensorRT ---
 
 
-class Severity(Enum):
+class Severity(IntEnum):
     INTERNAL_ERROR = 0
     ERROR = 1
     WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+    def __str__(self) -> str:
+        return f"Severity.{self.name}"
 
 
 class ILogger:
-    INTERNAL_ERROR, ERROR, WARNING = Severity.INTERNAL_ERROR, Severity.ERROR, Severity.WARNING
+    INTERNAL_ERROR, ERROR, WARNING, VERBOSE = (
+        Severity.INTERNAL_ERROR,
+        Severity.ERROR,
+        Severity.WARNING,
+        Severity.VERBOSE,
+    )
 
     def __init__(self) -> None:
         self.made = True
@@ -226,8 +259,11 @@ class ILogger:
 class DataType(Enum):
     FLOAT = "float32"
     HALF = "float16"
+    INT8 = "int8"
     INT32 = "int32"
+    INT64 = "int64"
     UINT8 = "uint8"
+    BOOL = "bool"
 
 
 class AllocationStrategy(Enum):
@@ -256,7 +292,8 @@ def simulated_tensorrt(cuda: SimulatedCuda, version: str = VERSION, rtx: bool = 
     module: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     module.__version__ = version
     module.ILogger, module.DataType, module.TensorIOMode = ILogger, DataType, TensorIOMode
-    module.ExecutionContextAllocationStrategy = AllocationStrategy
+    if not version.startswith("8."):
+        module.ExecutionContextAllocationStrategy = AllocationStrategy
     module.executed = defaultdict(int)
     module.shift = {}
     module.fails = None
@@ -271,8 +308,13 @@ def simulated_tensorrt(cuda: SimulatedCuda, version: str = VERSION, rtx: bool = 
             if not content.startswith(MAGIC):
                 self._logger.log(Severity.ERROR, "Error Code 1: Serialization (magic tag does not match)")
                 return None
-            header, graph = content[len(MAGIC) :].split(b"\n", 1)
-            return SimulatedEngine(cuda, module, self._logger, json.loads(header), graph)
+            text, graph = content[len(MAGIC) :].split(b"\n", 1)
+            header = json.loads(text)
+            built_by = header.get("tensorrt", module.__version__)
+            if built_by != module.__version__:
+                self._logger.log(Severity.ERROR, f"Error Code 1: Serialization (version {built_by} does not match)")
+                return None
+            return SimulatedEngine(cuda, module, self._logger, header, graph)
 
     module.Runtime = Runtime
     return module
@@ -324,12 +366,25 @@ class SimulatedEngine:
         return self.tensors[name].shape
 
     @property
+    def device_memory_size(self) -> int:
+        return DEVICE_MEMORY[self.name]
+
+    @property
     def device_memory_size_v2(self) -> int:
+        self._only_from_10()
         return DEVICE_MEMORY[self.name]
 
     def create_execution_context(self, strategy: AllocationStrategy) -> SimulatedContext | None:
+        self._only_from_10()
         assert strategy is AllocationStrategy.USER_MANAGED, "the context would allocate memory of its own"
         return SimulatedContext(self)
+
+    def create_execution_context_without_device_memory(self) -> SimulatedContext | None:
+        return SimulatedContext(self)
+
+    def _only_from_10(self) -> None:
+        if self.module.__version__.startswith("8."):
+            raise AttributeError("TensorRT 8 has no such name")
 
 
 class SimulatedContext:
@@ -340,12 +395,22 @@ class SimulatedContext:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._memory: tuple[int, int] | None = None
+        self._ran = False
 
     def set_device_memory(self, memory: int, size: int) -> None:
         """As TensorRT, aligned and large enough; and the allocation has to be there when a call runs."""
         assert memory % ALIGNMENT == 0, "device memory is not aligned"
-        assert size >= self._engine.device_memory_size_v2, "device memory is too small"
+        assert size >= self._engine.device_memory_size, "device memory is too small"
         self._memory = memory, size
+
+    @property
+    def device_memory(self) -> int:
+        return self._memory[0] if self._memory else 0
+
+    @device_memory.setter
+    def device_memory(self, memory: int) -> None:
+        """As TensorRT 8 takes it, without a size."""
+        self.set_device_memory(memory, self._engine.device_memory_size)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         wanted = self._engine.tensors[name].shape
@@ -376,6 +441,10 @@ class SimulatedContext:
         dynamic = [n for n, t in engine.tensors.items() if t.mode is TensorIOMode.INPUT and -1 in t.shape]
         if any(name not in self._shapes for name in dynamic):
             return self._refuse("enqueueV3: not all input shapes are set")
+        if cuda.is_recording(stream_handle) and not self._ran:
+            # On a GPU the first call loads kernels, which cannot be recorded.
+            return self._refuse("enqueueV3: the first call cannot be captured")
+        self._ran = True
         counts = {self._shapes[name][0] for name in dynamic}
         if len(counts) > 1:
             return self._refuse("enqueueV3: input shapes differ in their leading axis")
@@ -409,19 +478,32 @@ def _execute(engine: SimulatedEngine, places: dict[str, tuple[int, tuple[int, ..
     engine.session.run_with_iobinding(binding)
 
 
+def simulated_plan(name: str, max_objects: int, tensorrt: str, graph: bytes) -> bytes:
+    """A serialized engine of a simulated TensorRT.
+
+    Args:
+        name: of the graph.
+        max_objects: largest number of objects of its profile.
+        tensorrt: version that built it; no other version loads it.
+        graph: an ONNX file, which ONNX Runtime runs.
+    """
+    header = {"name": name, "max_objects": max_objects, "tensorrt": tensorrt}
+    return MAGIC + json.dumps(header).encode() + b"\n" + graph
+
+
 def write_simulated_engines(bundle: Bundle, platform: EnginePlatform, max_objects: int = 4) -> None:
     """Engines of a bundle that `simulated_tensorrt` loads, in the place of those that were there."""
     with writing_engines(bundle, platform, overwrite=True) as draft:
         for name in GRAPH_NAMES:
             path = draft / f"{name}.engine"
-            header = json.dumps({"name": name, "max_objects": max_objects}).encode()
-            path.write_bytes(MAGIC + header + b"\n" + bundle.graph_path(name).read_bytes())
+            objects = 1 if name in ONE_OBJECT else max_objects
+            path.write_bytes(simulated_plan(name, objects, platform.tensorrt, bundle.graph_path(name).read_bytes()))
             sidecar = Sidecar(
                 platform=platform,
                 graph_sha256=bundle.manifest.graphs[name].sha256,
                 sha256=sha256_of(path),
                 size=path.stat().st_size,
-                max_objects=max_objects,
+                max_objects=objects,
                 precision=bundle.manifest.precision,
                 device_memory=0,
                 etam_edge="0",

@@ -21,7 +21,7 @@ CUDA, ONNXRUNTIME, OPENVINO, TENSORRT = (
 )
 BACKENDS = {"runtimes.backends", ONNXRUNTIME, OPENVINO, TENSORRT}
 RUNTIMES = {"bundle", "runtimes", "runtimes.backends"}
-WORK = {"exporters", "calibration", "evaluation", "benchmark", "live", "media", *RUNTIMES}
+WORK = {"exporters", "calibration", "evaluation", "benchmark", "live", "machine_test", "media", *RUNTIMES}
 ALLOWED: dict[str, set[str]] = {
     "bundle": set(),
     "model": set(),
@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "exporters": {"model", *RUNTIMES, ONNXRUNTIME, TENSORRT},
     "evaluation": {"media", *RUNTIMES},
     "benchmark": {"media", "model", *RUNTIMES, ONNXRUNTIME, OPENVINO},
+    "machine_test": {"benchmark", "exporters", *RUNTIMES, TENSORRT, CUDA},
     "workflows": WORK | BACKENDS | {CUDA},
     # Commands call workflows. `track` is a loop of its own over a source and a session.
     "cli": {"workflows", "bundle", "media", "runtimes"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ FOLDER = "engines"
 SIDECAR_SCHEMA = 1
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt-rtx"
 FLAVOURS = (TENSORRT, TENSORRT_RTX)
+ONE_OBJECT = ("remember",)
+"""Graphs that are run for one object at a time. Their engines take one, which needs less memory."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Sidecar:
         graph_sha256: of the graph that it was made from.
         sha256: of the engine file.
         size: of the engine file in bytes.
-        max_objects: most objects that one call takes.
+        max_objects: most objects that one call takes; 1 for the graphs of `ONE_OBJECT`.
         precision: of the bundle.
         device_memory: bytes that an execution context needs beside weights and tensors, 0 where it is not known.
         etam_edge: version that built it.
@@ -143,12 +145,12 @@ def writing_engines(bundle: Bundle, platform: EnginePlatform, overwrite: bool) -
         yield draft
 
 
-def stale(bundle: Bundle, platform: EnginePlatform) -> str | None:
-    """Why the engines of this platform cannot be used for this bundle, or None if they can.
+def stale(bundle: Bundle, platform: EnginePlatform, graphs: Sequence[str] = GRAPH_NAMES) -> str | None:
+    """Why the engines of this platform cannot be used for these graphs of this bundle, or None if they can.
 
     Looks at sidecars only; `check_engines` holds the files to their hashes.
     """
-    for name in GRAPH_NAMES:
+    for name in graphs:
         path = engine_path(bundle, platform, name)
         if not path.is_file():
             return f"there is no {path}"
@@ -163,7 +165,7 @@ def stale(bundle: Bundle, platform: EnginePlatform) -> str | None:
     return None
 
 
-def check_engines(bundle: Bundle, platform: EnginePlatform) -> dict[str, Sidecar]:
+def check_engines(bundle: Bundle, platform: EnginePlatform, graphs: Sequence[str] = GRAPH_NAMES) -> dict[str, Sidecar]:
     """Sidecars of engines that are whole and fit this bundle, this TensorRT and this GPU, by graph.
 
     Raises:
@@ -176,11 +178,11 @@ def check_engines(bundle: Bundle, platform: EnginePlatform) -> dict[str, Sidecar
         others = built_for(bundle)
         text = f"; it has engines for {'; '.join(map(str, others))}" if others else ""
         raise BundleError(f"{bundle.path} has no engines for {platform}{text}; {command}")
-    reason = stale(bundle, platform)
+    reason = stale(bundle, platform, graphs)
     if reason:
         raise BundleError(f"{reason}; {command} --overwrite")
     found = {}
-    for name in GRAPH_NAMES:
+    for name in graphs:
         path = engine_path(bundle, platform, name)
         found[name] = Sidecar.load(path.with_suffix(".json"))
         if sha256_of(path) != found[name].sha256:

@@ -23,6 +23,7 @@ from etam_edge.cli.models import models
 from etam_edge.cli.options import Command, QuietOption, set_quiet, with_quiet
 from etam_edge.cli.quantize import quantize
 from etam_edge.cli.record import record
+from etam_edge.cli.selftest import selftest
 from etam_edge.cli.sensitivity import sensitivity
 from etam_edge.cli.track import track
 from etam_edge.errors import EtamError
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-COMMANDS = (export, quantize, build, track, check, bench, sensitivity, record, inspect, models, demo, doctor)
+COMMANDS = (export, quantize, build, selftest, track, check, bench, sensitivity, record, inspect, models, demo, doctor)
 for command in COMMANDS:
     app.command(cls=Command)(with_quiet(command))
 

@@ -7,20 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.bundle.engines import FLAVOURS, TENSORRT, TENSORRT_RTX, EnginePlatform
 from etam_edge.bundle.targets import MEBIBYTE, THIS_MACHINE, Target, find_target, version_numbers
-from etam_edge.errors import CudaError, ExportError, InputError, RuntimeUnavailableError
+from etam_edge.errors import CudaError, InputError, RuntimeUnavailableError
 from etam_edge.interrupts import interrupts_noted
 from etam_edge.workflows.clips import PathLike
 from etam_edge.workflows.progress import ProgressCallback, Stage
 
 if TYPE_CHECKING:
     from etam_edge.exporters.tensorrt.builder import Built
-    from etam_edge.exporters.tensorrt.engine_set import Inspect
     from etam_edge.runtimes.backends.cuda.driver import Cuda
 
 logger = logging.getLogger(__name__)
@@ -102,7 +100,7 @@ def build(
         KeyboardInterrupt: Ctrl-C; no engine was written.
     """
     from etam_edge.exporters.tensorrt.builder import BuildOptions, check_capabilities
-    from etam_edge.exporters.tensorrt.engine_set import build_engines
+    from etam_edge.exporters.tensorrt.engine_set import build_engines, engine_inspector
     from etam_edge.runtimes.backends.tensorrt.tensorrt_module import import_tensorrt
 
     if runtime not in FLAVOURS:
@@ -139,7 +137,7 @@ def build(
             platform,
             options,
             overwrite,
-            inspect=_loader(trt) if cuda is not None and runtime == TENSORRT else None,
+            inspect=engine_inspector(trt) if cuda is not None and runtime == TENSORRT else None,
             progress=show,
             cancelled=cancelled,
         )
@@ -194,17 +192,3 @@ def _warn_of_version(target: Target, platform: EnginePlatform) -> None:
             " to ".join(target.tensorrt),
             target.name,
         )
-
-
-def _loader(trt: Any) -> Inspect:
-    """Loads an engine on the GPU, to see that it can be, and returns the bytes of device memory that it needs."""
-    from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_runtime, device_memory_of
-
-    def inspect(path: Path) -> int:
-        runtime: Any = create_runtime(trt, trt.Logger(trt.ILogger.ERROR))
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise ExportError(f"TensorRT {trt.__version__} does not load the engine that it built of {path.stem}")
-        return device_memory_of(engine)
-
-    return inspect

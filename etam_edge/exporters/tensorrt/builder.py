@@ -15,13 +15,22 @@ from typing import Any
 from etam_edge.bundle import OBJECTS, GraphSignature
 from etam_edge.bundle.targets import version_numbers
 from etam_edge.errors import ExportError, InputError
-from etam_edge.exporters.tensorrt.weak_typing import obey_types
+from etam_edge.exporters.tensorrt.weak_typing import obey_types, weights_are_half
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_builder
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase of the build, the number of its steps that are done, and the number of its steps."""
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cudaerrormemory")
-"""Words of TensorRT's out-of-memory messages, in lower case."""
+OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "insufficient memory",
+    "insufficient workspace",
+    "cudaerrormemory",
+    "cuda_error_out_of_memory",
+)
+"""Words of TensorRT's messages about lack of memory, in lower case."""
+OPTIMIZATION_LEVELS = range(6)
+"""Levels of TensorRT's builder: from 0, which takes the first kernel that works, to 5, which tries most."""
 RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0))
 """Compute capabilities that TensorRT for RTX compiles for ahead of time, without a GPU."""
 
@@ -37,9 +46,14 @@ class BuildOptions:
         compute_capabilities: (major, minor) pairs to compile for with TensorRT for RTX. TensorRT builds for the GPU of
             this machine.
         verbose: keep TensorRT's complete log, with the types of every layer.
+        optimization_level: how many kernels TensorRT tries for a layer, 0 to 5; None for its default, 3. Lower levels
+            build faster and may run slower.
+        external_tactics: whether kernels of cuBLAS and cuDNN may be used, as TensorRT does by default; False builds
+            where these libraries are not installed.
 
     Raises:
-        InputError: `opt_objects` is not between 1 and `max_objects`, or the workspace is below 1 MiB.
+        InputError: `opt_objects` is not between 1 and `max_objects`, the workspace is below 1 MiB, or the level is
+            none of TensorRT's.
     """
 
     max_objects: int = 8
@@ -47,6 +61,8 @@ class BuildOptions:
     workspace: int = 2 << 30
     compute_capabilities: tuple[tuple[int, int], ...] = ()
     verbose: bool = False
+    optimization_level: int | None = None
+    external_tactics: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.opt_objects <= self.max_objects:
@@ -56,6 +72,10 @@ class BuildOptions:
             )
         if self.workspace < 1 << 20:
             raise InputError(f"a workspace of {self.workspace} bytes is too small; give `workspace` in MB, 256 or more")
+        if self.optimization_level is not None and self.optimization_level not in OPTIMIZATION_LEVELS:
+            raise InputError(
+                f"`optimization_level={self.optimization_level}` is none of TensorRT's; give a number from 0 to 5"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,14 +119,15 @@ def build_engine(
     """
     log = _log(trt, options.verbose)
     builder: Any = create_builder(trt, log)
-    network = builder.create_network(_creation_flags(trt))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
-        raise ExportError(f"TensorRT {trt.__version__} cannot parse {graph.name}: {_parser_errors(parser)}")
+    network = _parse(trt, builder, graph, log)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     # Regions are fp32 because they need the precision, and TF32 has no more digits than fp16.
     config.clear_flag(trt.BuilderFlag.TF32)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if not options.external_tactics:
+        _leave_out_external_tactics(trt, config)
     profile = _profile(builder, signature, options)
     if profile is not None:
         config.add_optimization_profile(profile)
@@ -127,6 +148,54 @@ def build_engine(
         raise ExportError(_build_error(graph, log, options, str(trt.__version__)))
     kept = cache and config.get_timing_cache()
     return Built(bytes(plan), bytes(kept.serialize()) if kept else b"", tuple(log.lines))
+
+
+def parse_graph(trt: Any, graph: Path) -> dict[str, int]:
+    """Parse a graph without building an engine of it.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        graph: path of the ONNX file.
+
+    Returns:
+        the numbers of "layers", of "half constants", whose weights are half-precision, and of "half constants reported
+        as FLOAT": 8.6 reports them so (NVIDIA/TensorRT#1993).
+
+    Raises:
+        ExportError: TensorRT cannot parse the graph; the message contains the node.
+        RuntimeUnavailableError: TensorRT does not start with this NVIDIA driver.
+    """
+    log = _log(trt, verbose=False)
+    builder: Any = create_builder(trt, log)
+    network = _parse(trt, builder, graph, log)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    constants = [layer for layer in layers if layer.type == trt.LayerType.CONSTANT]
+    reported = [layer.get_output(0).dtype for layer in constants if weights_are_half(trt, layer)]
+    return {
+        "layers": len(layers),
+        "half constants": len(reported),
+        "half constants reported as FLOAT": sum(dtype == trt.DataType.FLOAT for dtype in reported),
+    }
+
+
+def _parse(trt: Any, builder: Any, graph: Path, log: Any) -> Any:
+    """The network of a graph.
+
+    Raises:
+        ExportError: TensorRT cannot parse it.
+    """
+    network = builder.create_network(_creation_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        raise ExportError(f"TensorRT {trt.__version__} cannot parse {graph.name}: {_parser_errors(parser)}")
+    return network
+
+
+def _leave_out_external_tactics(trt: Any, config: Any) -> None:
+    """Use no kernels of cuBLAS and cuDNN. From TensorRT 10 on they are off by default, and 11 has no such sources."""
+    if is_weakly_typed(trt):
+        own = (trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS)
+        config.set_tactic_sources(sum(1 << int(source) for source in own))
 
 
 def is_weakly_typed(trt: Any) -> bool:
@@ -252,6 +321,7 @@ def _build_error(graph: Path, log: Any, options: BuildOptions, version: str) -> 
     if any(word in text.lower() for word in OUT_OF_MEMORY):
         return (
             f"not enough memory to build {graph.name} with a workspace of {options.workspace >> 20} MB and up to "
-            f"{options.max_objects} objects: {text}; lower `workspace` or `max_objects`, or close other programs"
+            f"{options.max_objects} objects: {text}; lower `max_objects`, close other programs, or raise `workspace` "
+            "if there is free memory"
         )
     return f"TensorRT {version} cannot build {graph.name}: {text}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from etam_edge import __version__
 from etam_edge.atomic import atomic_file
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
-from etam_edge.bundle.engines import EnginePlatform, Sidecar, timing_cache_path, writing_engines
+from etam_edge.bundle.engines import ONE_OBJECT, EnginePlatform, Sidecar, timing_cache_path, writing_engines
+from etam_edge.errors import ExportError
 from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine
+from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_runtime, device_memory_of
 
 GraphProgress = Callable[[str, str, int, int], None]
 """Called with a graph, a phase of its build, the steps done and the number of steps."""
@@ -50,38 +53,81 @@ def build_engines(
         KeyboardInterrupt: the build was cancelled; no engine is written.
     """
     found: dict[str, Built] = {}
-    timings = timing_cache_path(bundle, platform)
     with writing_engines(bundle, platform, overwrite) as draft:
         for name in GRAPH_NAMES:
             if cancelled():
                 raise KeyboardInterrupt
-            entry = bundle.manifest.graphs[name]
-            found[name] = build_engine(
-                trt,
-                bundle.graph_path(name),
-                entry.signature,
-                options,
-                timings.read_bytes() if timings.is_file() else b"",
-                _of(name, progress),
-                cancelled,
-            )
-            path = draft / f"{name}.engine"
-            path.write_bytes(found[name].plan)
-            sidecar = Sidecar(
-                platform=platform,
-                graph_sha256=entry.sha256,
-                sha256=sha256_of(path),
-                size=path.stat().st_size,
-                max_objects=options.max_objects,
-                precision=bundle.manifest.precision,
-                device_memory=inspect(path) if inspect is not None else 0,
-                etam_edge=version("etam-edge"),
-                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            )
-            path.with_suffix(".json").write_text(sidecar.to_json(), encoding="utf-8")
+            shown = _of(name, progress)
+            found[name] = write_engine(trt, bundle, name, platform, options, draft, inspect, shown, cancelled)
             if found[name].timing_cache:
-                _store_timings(timings, found[name].timing_cache)
+                _store_timings(timing_cache_path(bundle, platform), found[name].timing_cache)
     return found
+
+
+def write_engine(
+    trt: Any,
+    bundle: Bundle,
+    name: str,
+    platform: EnginePlatform,
+    options: BuildOptions,
+    folder: Path,
+    inspect: Inspect | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Built:
+    """Build one graph of a bundle, and write the engine and its sidecar to a folder.
+
+    Args:
+        name: of the graph.
+        trt, bundle, platform, options, inspect, progress, cancelled: as of `build_engines`. Engines of the graphs of
+            `ONE_OBJECT` take one object, whatever the options say.
+        folder: existing folder.
+
+    Raises:
+        ExportError: the graph cannot be built.
+        KeyboardInterrupt: the build was cancelled.
+    """
+    if name in ONE_OBJECT:
+        options = replace(options, max_objects=1, opt_objects=1)
+    elif name == "prompt":
+        # Sessions run it for one object at a time; only prompts on single images come in batches.
+        options = replace(options, opt_objects=1)
+    entry = bundle.manifest.graphs[name]
+    timings = timing_cache_path(bundle, platform)
+    cache = timings.read_bytes() if timings.is_file() else b""
+    built = build_engine(trt, bundle.graph_path(name), entry.signature, options, cache, progress, cancelled)
+    path = folder / f"{name}.engine"
+    path.write_bytes(built.plan)
+    sidecar = Sidecar(
+        platform=platform,
+        graph_sha256=entry.sha256,
+        sha256=sha256_of(path),
+        size=path.stat().st_size,
+        max_objects=options.max_objects,
+        precision=bundle.manifest.precision,
+        device_memory=inspect(path) if inspect is not None else 0,
+        etam_edge=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    path.with_suffix(".json").write_text(sidecar.to_json(), encoding="utf-8")
+    return built
+
+
+def engine_inspector(trt: Any) -> Inspect:
+    """Loads an engine on the GPU, to see that it can be, and returns the bytes of device memory that it needs.
+
+    Args:
+        trt: the module `tensorrt`.
+    """
+
+    def inspect(path: Path) -> int:
+        runtime: Any = create_runtime(trt, trt.Logger(trt.ILogger.ERROR))
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise ExportError(f"TensorRT {trt.__version__} does not load the engine that it built of {path.stem}")
+        return device_memory_of(engine)
+
+    return inspect
 
 
 def _of(graph: str, progress: GraphProgress | None) -> Progress | None:

@@ -72,9 +72,13 @@ def _constant_type(trt: Any, constant: Any, output: Any) -> Any:
     """The type of a constant's weights; its output tensor reports FLOAT for half-precision weights too."""
     if output.dtype != trt.DataType.FLOAT:
         return output.dtype
+    return trt.DataType.HALF if weights_are_half(trt, constant) else trt.DataType.FLOAT
+
+
+def weights_are_half(trt: Any, constant: Any) -> bool:
+    """Whether the weights of a constant layer are half-precision, whatever type its output reports."""
     # `get_layer` answers the base class, and TensorRT's bindings downcast by assignment.
     constant.__class__ = trt.IConstantLayer
     # A NumPy array, or `trt.Weights`, whose type is a `trt.DataType`.
     dtype = constant.weights.dtype
-    is_half = dtype == trt.DataType.HALF or str(dtype) == "float16"
-    return trt.DataType.HALF if is_half else trt.DataType.FLOAT
+    return bool(dtype == trt.DataType.HALF or str(dtype) == "float16")

@@ -109,6 +109,11 @@ class BindingsDriver:
         with self.current():
             self._ask("free page-locked memory", self._driver.cuMemFreeHost, memory.address)
 
+    def memory(self) -> tuple[int, int]:
+        with self.current():
+            free, total = self._ask("tell how much memory is free", self._driver.cuMemGetInfo)
+        return int(free), int(total)
+
     def create_stream(self) -> int:
         flags = int(self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         with self.current():
@@ -178,8 +183,11 @@ class BindingsDriver:
             raise refused(what, _text(self._driver, status))
 
     def _no_room(self, nbytes: int, where: str) -> CudaError:
-        status, free, total = self._driver.cuMemGetInfo()
-        return no_room(nbytes, where, *((None, self.gpu.memory) if int(status) else (int(free), int(total))))
+        try:
+            free, total = self.memory()
+        except CudaError:
+            return no_room(nbytes, where, None, self.gpu.memory)
+        return no_room(nbytes, where, free, total)
 
 
 def import_bindings() -> Any:

@@ -95,6 +95,13 @@ class Cuda(Protocol):
     def free_host(self, memory: HostMemory) -> None:
         """Free page-locked host memory."""
 
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes of the GPU's memory, which other programs use as well; on a Jetson, the CPU too.
+
+        Raises:
+            CudaError: CUDA does not tell.
+        """
+
     def create_stream(self) -> int:
         """Create a stream that does not synchronise with the default stream, and return its handle."""
 

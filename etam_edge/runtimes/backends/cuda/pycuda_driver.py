@@ -123,6 +123,11 @@ class PyCudaDriver:
         with self._asked_to("free page-locked memory"):
             memory.owner.base.free()  # type: ignore[attr-defined]
 
+    def memory(self) -> tuple[int, int]:
+        with self._asked_to("tell how much memory is free") as driver:
+            free, total = driver.mem_get_info()
+        return int(free), int(total)
+
     def create_stream(self) -> int:
         with self._asked_to("create a stream") as driver:
             stream = driver.Stream(_NON_BLOCKING)
@@ -167,9 +172,9 @@ class PyCudaDriver:
 
     def _no_room(self, nbytes: int, where: str) -> CudaError:
         try:
-            free, total = self._driver.mem_get_info()
-        except self._driver.Error:
-            free, total = None, self.gpu.memory
+            free, total = self.memory()
+        except CudaError:
+            return no_room(nbytes, where, None, self.gpu.memory)
         return no_room(nbytes, where, free, total)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle, GraphSignature, TensorSpec
-from etam_edge.bundle.engines import FLAVOURS, FOLDER, TENSORRT, TENSORRT_RTX, built_for, check_engines, engine_path
+from etam_edge.bundle.engines import (
+    FLAVOURS,
+    FOLDER,
+    ONE_OBJECT,
+    TENSORRT,
+    TENSORRT_RTX,
+    built_for,
+    check_engines,
+    engine_path,
+)
 from etam_edge.errors import BundleError, CudaError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.runtimes.backends.buffers import Buffer, Device
 from etam_edge.runtimes.backends.cuda.device import CudaDevice
@@ -58,17 +67,22 @@ class TensorRTBackend:
         cuda: the GPU.
         trt: the module `tensorrt` or `tensorrt_rtx`.
         cuda_graphs: capture calls as CUDA graphs if the CUDA package supports it.
+        graphs: names of those that are loaded, all by default. Sessions need all.
 
     Raises:
         BundleError: there are no engines, or they are damaged, or of another GPU, TensorRT or graph.
         CudaError: TensorRT cannot load the engines, or there is not enough memory.
     """
 
-    def __init__(self, bundle: Bundle, cuda: Cuda, trt: Any, cuda_graphs: bool = True) -> None:
+    def __init__(
+        self, bundle: Bundle, cuda: Cuda, trt: Any, cuda_graphs: bool = True, graphs: Sequence[str] = GRAPH_NAMES
+    ) -> None:
         flavour = TENSORRT_RTX if trt.__name__.startswith(MODULES[TENSORRT_RTX]) else TENSORRT
         platform = platform_here(flavour, trt, cuda.gpu)
-        sidecars = check_engines(bundle, platform)
-        self.max_objects: int | None = min(sidecar.max_objects for sidecar in sidecars.values())
+        sidecars = check_engines(bundle, platform, graphs)
+        # Of the graphs that take several objects at a time; the others are run for one after another.
+        several = [sidecar.max_objects for name, sidecar in sidecars.items() if name not in ONE_OBJECT]
+        self.max_objects: int | None = min(several, default=1)
         self.name = f"{flavour} {platform.tensorrt} ({cuda.gpu.name})"
         self._device = CudaDevice(cuda)
         self.device: Device = self._device
@@ -85,7 +99,7 @@ class TensorRTBackend:
             # A list is cleared from its end, so the runtime is released before its logger.
             self._runtime += [self._log, create_runtime(trt, self._log)]
             executables = {}
-            for name in GRAPH_NAMES:
+            for name in graphs:
                 path = engine_path(bundle, platform, name)
                 executables[name] = self._deserialize(path)
                 _check_signature(trt, executables[name], bundle.manifest.graphs[name].signature, path)
@@ -93,7 +107,7 @@ class TensorRTBackend:
             for name, executable in executables.items():
                 signature = bundle.manifest.graphs[name].signature
                 self._loaded[name] = _LoadedGraph(
-                    trt, name, executable, signature, self._device, scratch, self.max_objects, self._log
+                    trt, name, executable, signature, self._device, scratch, sidecars[name].max_objects, self._log
                 )
 
     def _deserialize(self, path: Path) -> Any:
@@ -137,7 +151,9 @@ class TensorRTBackend:
             raise CudaError(f"the engine for '{graph}' has been closed; load the bundle again")
         tensors = {**inputs, **outputs}
         count = loaded.objects(tensors)
-        self.check_objects(count)
+        if count > loaded.max_objects:
+            self.check_objects(count)
+            raise ValueError(f"graph '{graph}' runs for one object at a time, and was given {count}")
         stream = self._device.stream
         with self._cuda.current():
             context, dropped = loaded.context_for(count)
@@ -171,6 +187,7 @@ class _LoadedGraph:
         log: Any,
     ) -> None:
         self._trt, self._name, self._log, self._device = trt, name, log, device
+        self.max_objects = max_objects
         self._executable, self._scratch = executable, scratch
         # By number of objects, in order of last use.
         self._contexts: OrderedDict[int, Any] = OrderedDict()
