@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _HOMES = {
     "Segmenter": "etam_edge.runtimes",
     "Session": "etam_edge.runtimes",
     "Tracker": "etam_edge.runtimes",
+    "live": "etam_edge.workflows.live",
     "follow": "etam_edge.media.playback",
     "overlay": "etam_edge.media.overlay",
     "build": "etam_edge.workflows.build",
@@ -56,10 +58,22 @@ __all__ = [
     "check",
     "export",
     "follow",
+    "live",
     "overlay",
     "quantize",
     "selftest",
 ]
+
+
+class CallableRoom(ModuleType):
+    """A package inside this one with the name of a public function: `etam_edge.live` is both.
+
+    Importing the package binds the name to it, so a call of the package is a call of the function.
+    """
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(_HOMES[name]), name)(*arguments, **options)
 
 
 def __getattr__(name: str) -> Any:

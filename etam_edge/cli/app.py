@@ -19,8 +19,10 @@ from etam_edge.cli.demo import demo
 from etam_edge.cli.doctor import doctor
 from etam_edge.cli.export import export
 from etam_edge.cli.inspect import inspect
+from etam_edge.cli.live import live
 from etam_edge.cli.models import models
 from etam_edge.cli.options import Command, QuietOption, set_quiet, with_quiet
+from etam_edge.cli.prompt import prompt
 from etam_edge.cli.quantize import quantize
 from etam_edge.cli.record import record
 from etam_edge.cli.selftest import selftest
@@ -34,7 +36,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-COMMANDS = (export, quantize, build, selftest, track, check, bench, sensitivity, record, inspect, models, demo, doctor)
+COMMANDS = (
+    export,
+    quantize,
+    build,
+    selftest,
+    track,
+    live,
+    prompt,
+    check,
+    bench,
+    sensitivity,
+    record,
+    inspect,
+    models,
+    demo,
+    doctor,
+)
 for command in COMMANDS:
     app.command(cls=Command)(with_quiet(command))
 

@@ -1,4 +1,4 @@
-"""What all commands share: how errors name options, warnings of the package, and the option --quiet."""
+"""What all commands share: how errors name options, optional values, warnings of the package, and --quiet."""
 
 from __future__ import annotations
 
@@ -23,12 +23,37 @@ QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Print results, warnings and errors only: no progress, no next command."),
 ]
+_OPTIONAL_VALUES: dict[str, tuple[str, re.Pattern[str]]] = {}
+"""Options that may stand without a value: the value that they then have, and the form of values that may follow."""
 is_quiet = False
 """Whether the command that runs has --quiet."""
 
 
+def optional_value(option: str, value: str, form: str) -> None:
+    """Let an option stand without a value, which Typer does not know.
+
+    Args:
+        option: its name, with the dashes.
+        value: that it then has.
+        form: regular expression of the values that may follow. Anything else belongs to the rest of the command line,
+            so that `live --serve BUNDLE SOURCE` is understood.
+    """
+    _OPTIONAL_VALUES[option] = value, re.compile(form)
+
+
 class Command(TyperCommand):
-    """A command whose errors name options instead of parameters."""
+    """A command whose errors name options instead of parameters, and whose options may have optional values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {name for option in self.params for name in option.opts}
+        whole = []
+        for word, following in zip(args, [*args[1:], None], strict=True):
+            whole.append(word)
+            if word in known and word in _OPTIONAL_VALUES:
+                value, form = _OPTIONAL_VALUES[word]
+                if following is None or not form.fullmatch(following):
+                    whole.append(value)
+        return super().parse_args(ctx, whole)
 
     def invoke(self, ctx: Any) -> Any:
         _show_warnings()
