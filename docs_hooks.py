@@ -29,6 +29,7 @@ PAGES = {
     "examples/02_camera_loop/README.md": "examples/02_camera_loop.md",
     "examples/03_quantize_and_check/README.md": "examples/03_quantize_and_check.md",
     "examples/04_deploy_to_jetson/README.md": "examples/04_deploy_to_jetson.md",
+    "examples/05_segment_images/README.md": "examples/05_segment_images.md",
 }
 """Page of the site by file of the repository."""
 SOURCES = {page: file for file, page in PAGES.items()}

@@ -25,6 +25,7 @@ TRACK = EXAMPLES / "01_track_a_video" / "track_a_video.py"
 CAMERA = EXAMPLES / "02_camera_loop" / "camera_loop.py"
 QUANTIZE = EXAMPLES / "03_quantize_and_check" / "quantize_and_check.sh"
 TIME = EXAMPLES / "04_deploy_to_jetson" / "time_frames.py"
+SEGMENT = EXAMPLES / "05_segment_images" / "segment_images.py"
 
 
 def environment() -> dict[str, str]:
@@ -51,7 +52,13 @@ def folder(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_example_has_a_readme_and_is_listed() -> None:
     numbered = sorted(path.name for path in EXAMPLES.iterdir() if path.name[0].isdigit())
-    assert numbered == ["01_track_a_video", "02_camera_loop", "03_quantize_and_check", "04_deploy_to_jetson"]
+    assert numbered == [
+        "01_track_a_video",
+        "02_camera_loop",
+        "03_quantize_and_check",
+        "04_deploy_to_jetson",
+        "05_segment_images",
+    ]
     index = (EXAMPLES / "README.md").read_text()
     for name in numbered:
         text = (EXAMPLES / name / "README.md").read_text()
@@ -175,3 +182,10 @@ def test_time_frames_does_not_fall_back_to_another_runtime(folder: Path) -> None
     assert "tensorrt" in text.lower()
     assert "Traceback" not in text
     assert "median" not in text
+
+
+def test_segment_images(folder: Path) -> None:
+    said = run(sys.executable, SEGMENT, "--points-per-side", 6, folder=folder)
+    assert re.search(r"^\d+ masks with onnxruntime", said, re.MULTILINE), said
+    assert re.search(r"^the centre: 3 masks, predicted IoUs 0\.\d\d, ", said, re.MULTILINE), said
+    assert cv2.imread(str(folder / "everything.png")).shape == cv2.VideoCapture(str(CHAIR_VIDEO)).read()[1].shape

@@ -25,6 +25,7 @@ from etam_edge.cli.options import Command, QuietOption, set_quiet, with_quiet
 from etam_edge.cli.prompt import prompt
 from etam_edge.cli.quantize import quantize
 from etam_edge.cli.record import record
+from etam_edge.cli.segment import segment
 from etam_edge.cli.selftest import selftest
 from etam_edge.cli.sensitivity import sensitivity
 from etam_edge.cli.track import track
@@ -44,6 +45,7 @@ COMMANDS = (
     track,
     live,
     prompt,
+    segment,
     check,
     bench,
     sensitivity,

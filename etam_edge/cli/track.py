@@ -48,6 +48,10 @@ def track(
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for PNG masks in DAVIS palette layout.")] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON lines file of scores; - is standard output.")] = None,
+    coco: Annotated[Path | None, typer.Option(help="COCO JSON file with RLE masks and track ids.")] = None,
+    mots: Annotated[Path | None, typer.Option(help="MOTS text file.")] = None,
+    yolo: Annotated[Path | None, typer.Option(help="Folder for YOLO segmentation labels.")] = None,
+    labelme: Annotated[Path | None, typer.Option(help="Folder for LabelMe annotations.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that are there, and remove earlier masks.")
     ] = False,
@@ -81,7 +85,7 @@ def track(
     frames = open_source(source, source_options(start, end, depth_range, size, pixel_format))
     source = shown_source(source)
     check_reach(plan, frames, max_frames)
-    request = OutputRequest(output, masks, scores, overwrite)
+    request = OutputRequest(output, masks, scores, overwrite, coco, mots, yolo, labelme)
     if request.is_empty:
         request = OutputRequest(Path(f"{frames.stem}_tracked.mp4"), overwrite=overwrite)
     request.check(frames.path, plan.files, plan.object_ids)
@@ -94,7 +98,13 @@ def track(
     ending = run.perform(
         frames,
         max_frames,
-        lambda: request.open(frames.frames_per_second, frames.frame_shape, plan.object_ids, plan.labels),
+        lambda: request.open(
+            frames.frames_per_second,
+            frames.frame_shape,
+            plan.object_ids,
+            plan.labels,
+            frames.path if frames.path is not None and frames.path.is_dir() else None,
+        ),
     )
     if ending.failure:
         places = ", ".join(map(str, ending.kept))

@@ -63,10 +63,7 @@ class MaskFolder:
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
         _check_ids(result.object_ids)
         self._wide |= any(object_id > LARGEST_PALETTE_ID for object_id in result.object_ids)
-        values = np.zeros(frame.pixels.shape[:2], dtype=np.uint16 if self._wide else np.uint8)
-        for row in np.argsort(result.object_scores, kind="stable"):
-            values[result.masks[row]] = result.object_ids[row]
-        image = Image.fromarray(values)
+        image = Image.fromarray(values_of(result, np.uint16 if self._wide else np.uint8))
         if not self._wide:
             image.putpalette(PALETTE.tobytes())
         target = self.path / f"{frame.name}.png"
@@ -98,6 +95,17 @@ class MaskFolder:
     def _remove_earlier(self) -> None:
         while self._earlier:
             self._earlier.pop().unlink(missing_ok=True)
+
+
+def values_of(result: FrameResult, kind: type[np.uint8] | type[np.uint16]) -> np.ndarray:
+    """The id of the object that each pixel belongs to, 0 for none, (H, W).
+
+    Where masks overlap, that is the object with the higher score; of two equal scores, the later one.
+    """
+    values = np.zeros(result.masks.shape[1:], dtype=kind)
+    for row in np.argsort(result.object_scores, kind="stable"):
+        values[result.masks[row]] = result.object_ids[row]
+    return values
 
 
 def check_folder(path: Path, object_ids: Sequence[int], overwrite: bool) -> None:

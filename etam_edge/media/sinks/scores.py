@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from etam_edge.atomic import open_stream
 from etam_edge.errors import InputError
@@ -42,7 +43,23 @@ class ScoreLines:
         self._file = io.TextIOWrapper(file, encoding="utf-8")
 
     def write(self, frame: NamedFrame, result: FrameResult) -> None:
-        objects = [
+        time = frame.timestamp
+        line = {
+            "frame_index": result.frame_index,
+            "frame": frame.name,
+            "timestamp": None if time is None else round(time, 6),
+            "objects": self._objects(result),
+        }
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            # The last line may be incomplete now, so the file is not kept.
+            self._failure = cannot_write(self.path, error)
+            raise self._failure from error
+
+    def _objects(self, result: FrameResult) -> list[dict[str, Any]]:
+        return [
             {
                 "id": object_id,
                 "label": self._labels.get(object_id),
@@ -55,20 +72,6 @@ class ScoreLines:
             }
             for row, object_id in enumerate(result.object_ids)
         ]
-        time = frame.timestamp
-        line = {
-            "frame_index": result.frame_index,
-            "frame": frame.name,
-            "timestamp": None if time is None else round(time, 6),
-            "objects": objects,
-        }
-        try:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        except OSError as error:
-            # The last line may be incomplete now, so the file is not kept.
-            self._failure = cannot_write(self.path, error)
-            raise self._failure from error
 
     def close(self) -> None:
         if self._failure:

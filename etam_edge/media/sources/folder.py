@@ -80,7 +80,7 @@ class ImageFolder:
                 if self._closed:
                     return
                 file = self.files[index]
-                frame = NamedFrame(file.stem, read_image(file, self._depth), index)
+                frame = NamedFrame(file.stem, read_image(file, self._depth), index, image=file.name)
                 given += 1
                 yield frame
             cause = Cause.END

@@ -29,6 +29,7 @@ class NamedFrame:
             none. Differences vary where the frame rate does.
         captured: reading of `time.monotonic()` when a live source captured the frame, as far as the source tells, else
             when the frame arrived; None for files.
+        image: name of the image file that it was read from, without its folder; None where there is none.
     """
 
     name: str
@@ -36,6 +37,12 @@ class NamedFrame:
     index: int = 0
     timestamp: float | None = None
     captured: float | None = None
+    image: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Name of the frame's image file: of the one that it was read from, else NAME.jpg."""
+        return self.image or f"{self.name}.jpg"
 
 
 class Cause(str, Enum):
