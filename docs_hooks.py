@@ -87,6 +87,7 @@ def commands() -> str:
     from etam_edge.cli.app import app
 
     group = get_command(app)
-    assert isinstance(group, TyperGroup)
+    if not isinstance(group, TyperGroup):
+        raise TypeError("the program is no group of commands")
     text = get_docs_for_click(obj=group, ctx=group.make_context("etam-edge", [], resilient_parsing=True))
     return html.unescape(text).partition("\n")[2]

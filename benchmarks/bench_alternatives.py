@@ -144,7 +144,8 @@ class AlternativeRunner:
         self.mask = (high[0, 0] > 0).numpy()
 
     def logits(self) -> np.ndarray:
-        assert self._logits is not None, "a frame comes first"
+        if self._logits is None:
+            raise RuntimeError("a frame comes first")
         return self._logits
 
 

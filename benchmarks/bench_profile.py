@@ -62,7 +62,8 @@ def profile(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
         pixels = (frame.pixels for frame in clip.frames())
         for _ in follow(session, pixels, prompts=clip.prompts(1), max_frames=frames):
             advance("frames")
-    assert isinstance(tracker.backend, OnnxRuntimeBackend)
+    if not isinstance(tracker.backend, OnnxRuntimeBackend):
+        raise TypeError("only ONNX Runtime is profiled")
     files = tracker.backend.end_profiling()
     found = {graph: by_operator(json.loads(files[graph].read_text()), settings.frames) for graph in GRAPHS}
     for file in files.values():

@@ -301,7 +301,8 @@ def stages(
     """Milliseconds of each stage of `count` frames after the warm-up, by runner and stage."""
     for index in range(WARM_UP + count):
         for runner in runners.values():
-            assert runner.clock is not None
+            if runner.clock is None:
+                raise RuntimeError("the runner has no clock")
             if index == WARM_UP:
                 for times in runner.clock.times.values():
                     times.clear()

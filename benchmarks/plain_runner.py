@@ -99,7 +99,8 @@ class PlainRunner:
         self.masks = resize_bilinear(self._logits[None], self._scene.size, self._scene.size) > 0
 
     def logits(self) -> np.ndarray:
-        assert self._logits is not None, "a frame comes first"
+        if self._logits is None:
+            raise RuntimeError("a frame comes first")
         return self._logits
 
     def _remember(self, memory: np.ndarray, pointer: np.ndarray) -> None:

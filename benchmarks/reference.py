@@ -171,7 +171,8 @@ class ReferenceRunner:
             warnings.simplefilter("ignore")
             with self._autocast():
                 self._index, _, masks = next(self._frames)
-        assert self._index == index, f"the reference tracked frame {self._index}, not {index}"
+        if self._index != index:
+            raise RuntimeError(f"the reference tracked frame {self._index}, not {index}")
         self.masks = (masks[0, 0] > 0).numpy()
 
     def _autocast(self) -> AbstractContextManager[object]:

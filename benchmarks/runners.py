@@ -35,7 +35,8 @@ class SessionRunner:
         self._result = self._session.track(self._scene.frame(index), prompts)
 
     def logits(self) -> np.ndarray:
-        assert self._result is not None, "a frame comes first"
+        if self._result is None:
+            raise RuntimeError("a frame comes first")
         return self._result.mask_logits[0]
 
 
@@ -66,5 +67,6 @@ class ModelRunner:
         self.masks = resize_bilinear(self.logits()[None], self._scene.size, self._scene.size) > 0
 
     def logits(self) -> np.ndarray:
-        assert self._answer is not None, "a frame comes first"
+        if self._answer is None:
+            raise RuntimeError("a frame comes first")
         return self._answer.segmentation.mask_logits[0, 0].numpy()

@@ -7,6 +7,27 @@ of points". The command line prints them as its options ("--max-drop -1"), see `
 Any other exception that escapes is a defect of this package, and shows its traceback.
 """
 
+MAX_REASON = 300
+MAX_SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
+
+
+def shown(value: object) -> str:
+    """The beginning of a value's `repr`, for a message about it. Python refuses to print integers of 5000 digits."""
+    try:
+        text = repr(value)
+    except Exception:  # Of a class of the user's, whatever it raises.
+        return f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def why(error: BaseException) -> str:
+    """What another exception says, as part of a sentence: in one line, without characters that no terminal shows."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(one if one.isprintable() else "?" for one in text)
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
+
 
 class EtamError(Exception):
     """Base class of all errors that are raised on purpose.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, shown
 
 FP32, FP16, INT8 = "fp32", "fp16", "int8"
 PRECISIONS = (FP32, FP16, INT8)
@@ -66,11 +66,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, precision in self.regions.items():
             if name not in REGIONS:
-                raise InputError(f"no region is named '{name}'; regions: {', '.join(REGIONS)}")
+                raise InputError(f"no region is named {shown(name)}; regions: {', '.join(REGIONS)}")
             if precision not in PRECISIONS:
-                raise InputError(f"region {name} cannot be '{precision}'; use {', '.join(PRECISIONS)}")
+                raise InputError(f"region {name} cannot be {shown(precision)}; use {', '.join(PRECISIONS)}")
         if self.float_precision not in (FP32, FP16):
-            raise InputError(f"float_precision cannot be '{self.float_precision}'; use fp32 or fp16")
+            raise InputError(f"float_precision cannot be {shown(self.float_precision)}; use fp32 or fp16")
         object.__setattr__(self, "regions", {name: self.regions.get(name, self.float_precision) for name in REGIONS})
 
     @classmethod
@@ -129,7 +129,10 @@ class Recipe:
 
         Raises:
             InputError: a region or precision is not known.
+            KeyError: a part is missing.
         """
+        if not isinstance(fields, dict) or not isinstance(fields["regions"], dict):
+            raise InputError(f"the recipe is {shown(fields)}, not an object with regions")
         return cls(fields["regions"], fields["rest"])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, shown
 
 
 class Pooling(str, Enum):
@@ -24,6 +24,34 @@ class Pooling(str, Enum):
     NONE = "none"
     SCORE_BIAS = "score_bias"
     KEY_BIAS = "key_bias"
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+MOST = {
+    "image_size": 4096,
+    "vit_width": 8192,
+    "vit_heads": 256,
+    "vit_depth": 256,
+    "vit_mlp_ratio": 64,
+    "patch_size": 256,
+    "window_size": 1024,
+    "position_grid": 1024,
+    "width": 8192,
+    "memory_width": 8192,
+    "memory_layers": 256,
+    "memory_mlp_width": 1 << 20,
+    "memory_frames": 256,
+    "max_object_pointers": 1024,
+    "fuser_layers": 256,
+    "decoder_depth": 256,
+    "decoder_heads": 256,
+    "decoder_mlp_width": 1 << 20,
+}
+"""Largest value of each count of a model. More is taken for damage: a single number in a manifest must not make a
+program allocate without end. `GraphSizes` has such bounds as well."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +83,25 @@ class ModelSpec:
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:
             if not condition:
-                raise InputError(f"model spec '{self.name}': {text}")
+                raise InputError(f"model spec {shown(self.name)}: {text}")
 
+        require(isinstance(self.name, str) and 0 < len(self.name) <= 200, "its name must be a text")
+        require(
+            self.pooling in tuple(Pooling), f"pooling must be one of {', '.join(Pooling)}, not {shown(self.pooling)}"
+        )
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            require(_is_count(value, 1, most), f"{name} must be a whole number from 1 to {most}, not {shown(value)}")
+        blocks = self.global_blocks
+        require(
+            isinstance(blocks, list | tuple) and all(_is_count(block, 0, self.vit_depth - 1) for block in blocks),
+            f"global_blocks must be numbers of ViT blocks, not {shown(blocks)}",
+        )
         object.__setattr__(self, "pooling", Pooling(self.pooling))
-        object.__setattr__(self, "global_blocks", tuple(self.global_blocks))
+        object.__setattr__(self, "global_blocks", tuple(blocks))
         require(self.patch_size == 16, f"patch_size must be 16, not {self.patch_size}: the decoder upscales by 16 / 4")
         require(
-            self.image_size % 32 == 0 and self.image_size > 0,
+            self.image_size % 32 == 0,
             f"image_size must be a positive multiple of 32, not {self.image_size}",
         )
         require(self.vit_width % self.vit_heads == 0, "vit_heads must divide vit_width")
@@ -71,7 +111,7 @@ class ModelSpec:
         require(self.memory_width % 4 == 0, "memory_width must be a multiple of 4: sine and cosine of x and y")
         require(self.memory_frames >= 2, "memory_frames must be at least 2")
         require(
-            bool(self.global_blocks) and max(self.global_blocks) == self.vit_depth - 1,
+            bool(blocks) and max(blocks) == self.vit_depth - 1 and len(set(blocks)) == len(blocks),
             "the last ViT block must be a global one",
         )
 
@@ -123,10 +163,13 @@ class ModelSpec:
         Raises:
             InputError: a field is unknown, missing or out of range.
         """
+        if not isinstance(fields, dict):
+            raise InputError(f"model spec is {shown(fields)}, not an object")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise InputError(f"model spec has unknown fields {', '.join(unknown)}; it needs a newer etam-edge")
+            names = ", ".join(name if name.isidentifier() else shown(name) for name in unknown[:5])
+            raise InputError(f"model spec has unknown fields {names}; it needs a newer etam-edge")
         try:
             return cls(**fields)
         except (TypeError, ValueError) as error:
@@ -209,16 +252,21 @@ class GraphSizes:
     def __post_init__(self) -> None:
         if self.frame_size is not None:
             size = self.frame_size
-            pair = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+            pair = isinstance(size, tuple | list) and len(size) == 2 and all(type(side) is int for side in size)
             if not pair:
-                raise InputError(f"frame_size is {size!r}; give (height, width) in pixels")
-            check_frame_size(size)
+                raise InputError(f"frame_size is {shown(size)}; give (height, width) in pixels")
+            check_frame_size((size[0], size[1]))
             # JSON stores tuples as lists.
             object.__setattr__(self, "frame_size", tuple(size))
-        if self.conditioning_frames < 1:
-            raise InputError(f"conditioning_frames must be at least 1, not {self.conditioning_frames}")
-        if self.max_points < 2:
-            raise InputError(f"max_points must be at least 2, the corners of a box, not {self.max_points}")
+        counts = (
+            ("conditioning_frames", self.conditioning_frames, 1, MAX_CONDITIONING_FRAMES, ""),
+            ("max_points", self.max_points, 2, MAX_POINTS, ", the corners of a box,"),
+        )
+        for name, value, least, most, why in counts:
+            if not _is_count(value, least, most):
+                raise InputError(f"{name} must be at least {least}{why} and at most {most}, not {shown(value)}")
+        if not isinstance(self.padded_windows, bool):
+            raise InputError(f"padded_windows must be true or false, not {shown(self.padded_windows)}")
 
     def slots(self, spec: ModelSpec) -> int:
         """Memory slots of one object: conditioning frames and the last 6 other frames."""
@@ -264,6 +312,10 @@ MIN_FRAME_SIDE, MAX_FRAME_SIDE = 16, 8192
 """Pixels. A frame size outside is assumed to be a typing mistake."""
 
 
+MAX_CONDITIONING_FRAMES, MAX_POINTS = 1024, 1024
+"""Of one object's memory, and of one prompt."""
+
+
 def check_frame_size(size: tuple[int, int]) -> None:
     """Refuse a frame size, (height, width), that no camera has.
 
@@ -273,11 +325,13 @@ def check_frame_size(size: tuple[int, int]) -> None:
     height, width = size
     if not all(MIN_FRAME_SIDE <= side <= MAX_FRAME_SIDE for side in size):
         raise InputError(
-            f"a frame size of {width} x {height} pixels is out of range; "
+            f"a frame size of {shown(width)} x {shown(height)} pixels is out of range; "
             f"use {MIN_FRAME_SIDE} to {MAX_FRAME_SIDE} pixels a side"
         )
 
 
+MASK_TOKENS = 4
+"""Masks that the decoder computes for each prompt: the single one, and three alternatives."""
 UNPOOLED_SLOTS = 4
 """Slots that one unpooled memory takes in the bank of a pooled model."""
 EMPTY_BIAS = -3.0e4

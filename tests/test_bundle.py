@@ -16,6 +16,7 @@ from etam_edge.bundle import GRAPH_NAMES, MANIFEST, Accuracy, Bundle, ClipSummar
 from etam_edge.errors import BundleError, InputError
 from etam_edge.recipe import FP32, Recipe
 from etam_edge.spec import Pooling
+from etam_edge_testing.manifests import manifest_fields, write_manifest
 
 
 @pytest.fixture
@@ -24,13 +25,8 @@ def path(small_bundle: SmallBundleMaker, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_bundle(Pooling.KEY_BIAS), tmp_path / "bundle"))
 
 
-def manifest_fields(path: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads((path / MANIFEST).read_text())
-    return fields
-
-
 def rewrite(path: Path, **changes: Any) -> None:
-    (path / MANIFEST).write_text(json.dumps({**manifest_fields(path), **changes}))
+    write_manifest(path, {**manifest_fields(path), **changes})
 
 
 def refused(path: Path, sentence: str) -> None:
@@ -54,21 +50,43 @@ def test_bundle_can_be_copied(path: Path, small_bundle: SmallBundleMaker) -> Non
 
 def test_version_1_loads_as_fp32_and_is_written_as_version_2(path: Path) -> None:
     fields = manifest_fields(path)
-    for name in ("recipe", "calibration", "accuracy"):
-        del fields[name]
+    for name in ("recipe", "calibration", "accuracy", "answer", "sha256"):
+        fields.pop(name, None)
     (path / MANIFEST).write_text(json.dumps({**fields, "schema": 1}))
     bundle = Bundle.load(path)
     assert bundle.manifest.recipe == Recipe.uniform(FP32)
     assert bundle.manifest.accuracy is bundle.manifest.calibration is None
     bundle.store_accuracy(Accuracy(passed=True))
-    assert manifest_fields(path)["schema"] == 2
-    assert Bundle.load(path).manifest == dataclasses.replace(bundle.manifest, accuracy=Accuracy(passed=True))
+    assert manifest_fields(path)["schema"] == "2.1"
+    stored = dataclasses.replace(bundle.manifest, accuracy=Accuracy(passed=True), schema_minor=1)
+    assert Bundle.load(path).manifest == stored
+
+
+def test_version_2_without_hash_and_answer_loads(path: Path) -> None:
+    fields = manifest_fields(path)
+    for name in ("answer", "sha256"):
+        fields.pop(name, None)
+    (path / MANIFEST).write_text(json.dumps({**fields, "schema": 2}))
+    assert Bundle.load(path).manifest.answer is None
+
+
+def test_changed_manifest_is_refused(path: Path) -> None:
+    """Every field is covered, also those that no reader checks."""
+    fields = manifest_fields(path) | {"schema": "2.1"}
+    write_manifest(path, fields)
+    fields = manifest_fields(path)
+    for changed in ({"created": "yesterday"}, {"schema": "2.2"}, {"colour": "red"}, {"accuracy": {"passed": True}}):
+        (path / MANIFEST).write_text(json.dumps({**fields, **changed}))
+        refused(path, "was changed or damaged after the bundle was written")
+    del fields["sha256"]
+    (path / MANIFEST).write_text(json.dumps(fields))
+    refused(path, "was changed or damaged after the bundle was written")
 
 
 def test_version_2_needs_a_recipe(path: Path) -> None:
     fields = manifest_fields(path)
     del fields["recipe"]
-    (path / MANIFEST).write_text(json.dumps(fields))
+    write_manifest(path, fields)
     refused(path, "damaged or foreign")
 
 
@@ -102,7 +120,7 @@ def test_additions_of_a_newer_minor_version_are_kept(path: Path) -> None:
     }
     fields["graphs"]["track"]["flops"] = 5
     fields["checkpoint"]["url"] = "https://example.org"
-    (path / MANIFEST).write_text(json.dumps(fields))
+    write_manifest(path, fields)
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     assert manifest.schema_minor == 7
@@ -119,14 +137,14 @@ def test_additions_of_a_newer_minor_version_are_kept(path: Path) -> None:
     written = manifest_fields(path)
     assert written["calibration"] == CALIBRATION
     assert written["accuracy"].items() >= ACCURACY.items()
-    assert {name: written[name] for name in fields if name != "accuracy"} == {
-        name: value for name, value in fields.items() if name != "accuracy"
-    }
+    kept = fields.keys() - {"accuracy", "sha256"}
+    assert {name: written[name] for name in kept} == {name: fields[name] for name in kept}
 
 
-def test_a_manifest_of_this_version_has_no_minor_version(path: Path) -> None:
+def test_a_manifest_of_this_version(path: Path) -> None:
     fields = manifest_fields(path)
-    assert fields["schema"] == 2
+    assert fields["schema"] == "2.1"
+    assert set(fields["answer"]) == {"stream", "origin", "scores", "ious", "pointers", "logits"}
     assert fields["calibration"] == fields["accuracy"] == {}
 
 
@@ -198,7 +216,7 @@ def test_graph_of_another_signature_is_refused(path: Path) -> None:
     graphs = manifest_fields(path)["graphs"]
     graphs["encode"]["signature"]["inputs"][0]["shape"][1] = 256
     rewrite(path, graphs=graphs)
-    with pytest.raises(BundleError, match="its manifest says"):
+    with pytest.raises(BundleError, match="frame of graph 'encode' are not those of its model and sizes"):
         Tracker.load(path, provider="cpu")
 
 
@@ -211,7 +229,7 @@ def test_file_that_is_no_graph_is_refused(path: Path) -> None:
     graphs = manifest_fields(path)["graphs"]
     graphs["encode"]["sha256"] = sha256_of(path / "graphs" / "encode.onnx")
     rewrite(path, graphs=graphs)
-    with pytest.raises(BundleError, match=r"cannot load .*encode\.onnx"):
+    with pytest.raises(BundleError, match=r"encode\.onnx is damaged \(it is not an ONNX model"):
         Tracker.load(path, provider="cpu")
 
 

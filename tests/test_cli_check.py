@@ -22,6 +22,7 @@ from etam_edge.cli.app import app
 from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.spec import Pooling
 from etam_edge_testing.davis import HEIGHT, WIDTH, frame, labels, write_clip
+from etam_edge_testing.manifests import write_manifest
 from etam_edge_testing.refusals import refused
 
 pytest.importorskip("onnxruntime")
@@ -72,7 +73,7 @@ def damaged(small_bundle: SmallBundleMaker, tmp_path_factory: pytest.TempPathFac
             onnx.save(model, file)
             manifest = json.loads((path / "bundle.json").read_text())
             manifest["graphs"]["track"]["sha256"] = sha256_of(file)
-            (path / "bundle.json").write_text(json.dumps(manifest))
+            write_manifest(path, manifest)
             made[kind] = path
         return made[kind]
 
@@ -352,7 +353,7 @@ def test_other_weights_are_said(bundle: Path, bare: Path, tmp_path: Path) -> Non
     other = shutil.copytree(bundle, tmp_path / "other")
     manifest = json.loads((other / "bundle.json").read_text())
     manifest["checkpoint"]["sha256"] = "0" * 64
-    (other / "bundle.json").write_text(json.dumps(manifest))
+    write_manifest(other, manifest)
     result = run(other, bundle, bare, "--min-iou", 1)
     assert result.exit_code == 0, result.output
     assert "come from different checkpoints" in result.output

@@ -18,6 +18,7 @@ from etam_edge.errors import InputError, RuntimeUnavailableError
 from etam_edge.runtimes.backends.tensorrt.backend import TensorRTBackend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
+from etam_edge_testing.manifests import write_manifest
 from etam_edge_testing.simulated import SimulatedCuda, simulated_tensorrt, write_simulated_engines
 from etam_edge_testing.small import PREBUILT, clip_frame, small_model
 
@@ -143,7 +144,7 @@ def test_everything_but_the_gpu(
     for precision in ("fp16", "int8"):
         made = source.copy_to(tmp_path / precision)
         manifest = json.loads((made.path / MANIFEST).read_text())
-        (made.path / MANIFEST).write_text(json.dumps({**manifest, "precision": precision}))
+        write_manifest(made.path, {**manifest, "precision": precision})
         paths.append(made.path)
     trt = simulated_tensorrt(cuda)
 

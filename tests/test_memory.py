@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ class Stream:
         for slot in placement.unpooled_slots:
             self.slots[slot] = self.now
         self.pointer_slots[placement.pointer_slot] = self.now
-        self.memory.commit(placement)
+        self.memory = self.memory.after(placement)
         (self.conditioning.add if conditioning else self.conditioning.discard)(self.now)
 
     def read(self) -> tuple[dict[int, int], set[int]]:
@@ -95,7 +97,6 @@ def test_state_survives_a_round_trip() -> None:
     stream = Stream(small_spec(Pooling.KEY_BIAS), GraphSizes())
     for index in range(9):
         stream.step(conditioning=index in (0, 4))
-    other = ObjectMemory(stream.spec, stream.sizes)
-    other.restore(stream.memory.to_dict())
+    other = ObjectMemory.from_dict(stream.spec, stream.sizes, json.loads(json.dumps(stream.memory.to_dict())), 8)
     for before, after in zip(stream.memory.plan(9), other.plan(9), strict=True):
         np.testing.assert_array_equal(before, after)

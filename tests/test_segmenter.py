@@ -16,6 +16,7 @@ from etam_edge.errors import BundleError, InputError
 from etam_edge.runtimes.prompt_batch import PromptBatch
 from etam_edge.spec import Pooling
 from etam_edge_testing.goldens import MASK_BITS_ALLOWED, TOLERANCE, frame
+from etam_edge_testing.manifests import write_manifest
 from etam_edge_testing.small import CAMERA, clip_frame
 
 GOLDENS = Path(__file__).parent / "data" / "image_parity"
@@ -187,7 +188,7 @@ def test_a_bundle_of_an_earlier_version_tracks_and_says_what_to_export_again(
     entry = manifest["graphs"]["prompt"]
     entry["sha256"] = sha256_of(file)
     entry["signature"]["outputs"] = [t for t in entry["signature"]["outputs"] if not t["name"].startswith("candidate_")]
-    (old / "bundle.json").write_text(json.dumps(manifest))
+    write_manifest(old, manifest)
 
     session = Tracker.load(old).start_session()
     session.track(clip_frame(0), prompts={1: Prompt(box=(20, 20, 90, 90))})

@@ -202,13 +202,22 @@ def test_memory_stays_on_the_device(make_machine: MachineMaker) -> None:
     spent = {name: machine.cuda.calls[name] - before.get(name, 0) for name in machine.cuda.calls}
     size = 128
     assert size * size * 3 <= spent["to_device bytes"] < size * size * 3 + 512
-    assert (size // 4) ** 2 * 4 <= spent["to_host bytes"] < (size // 4) ** 2 * 4 + 512
+    # The values of the memory entry are looked at for NaN; its keys, which are most of it, are not.
+    down = (size // 4) ** 2 * 4 + values_bytes(machine)
+    assert down <= spent["to_host bytes"] < down + 512
     entry = {tensor.name: tensor for tensor in machine.bundle.manifest.graphs["track"].signature.outputs}
     stored = [entry[name] for name in ("memory_keys", "memory_values", "object_pointer")]
     assert spent["on_device"] == 3
     assert spent["on_device bytes"] == sum(
         int(np.prod(tensor.sized(1))) * np.dtype(tensor.dtype).itemsize for tensor in stored
     )
+
+
+def values_bytes(machine: Machine) -> int:
+    """Bytes of the values of one object's memory entry."""
+    outputs = machine.bundle.manifest.graphs["track"].signature.outputs
+    values = next(tensor for tensor in outputs if tensor.name == "memory_values")
+    return int(np.prod(values.sized(1))) * np.dtype(values.dtype).itemsize
 
 
 def test_frames_and_masks_are_not_copied_where_memory_is_shared(make_machine: MachineMaker) -> None:
@@ -218,7 +227,7 @@ def test_frames_and_masks_are_not_copied_where_memory_is_shared(make_machine: Ma
     before = dict(machine.cuda.calls)
     session.track(clip_frame(1))
     assert machine.cuda.calls["to_device bytes"] - before["to_device bytes"] < 512
-    assert machine.cuda.calls["to_host bytes"] - before["to_host bytes"] < 512
+    assert machine.cuda.calls["to_host bytes"] - before["to_host bytes"] < values_bytes(machine) + 512
 
 
 def test_saved_session_resumes_in_either_runtime(make_machine: MachineMaker, tmp_path: Path) -> None:

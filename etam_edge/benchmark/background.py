@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from types import TracebackType
+from typing import IO, cast
 
 from etam_edge.errors import EtamError, InputError
 
@@ -62,8 +63,8 @@ class BackgroundLoad:
                 )
             begin = time.monotonic()
             for process in self._running:
-                assert process.stdout is not None
-                if process.stdout.readline().strip() != b"ready" or time.monotonic() - begin > START_TIMEOUT:
+                line = cast(IO[bytes], process.stdout).readline()
+                if line.strip() != b"ready" or time.monotonic() - begin > START_TIMEOUT:
                     raise EtamError("a process of the background load did not start; measure without `busy`")
         except BaseException:
             self._stop()

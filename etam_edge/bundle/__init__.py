@@ -2,10 +2,11 @@
 
 from etam_edge.bundle.bundle import Bundle, check_target, writing
 from etam_edge.bundle.hashes import sha256_of
-from etam_edge.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
-from etam_edge.bundle.signatures import GRAPH_NAMES, OBJECTS, GraphEntry, GraphSignature, TensorSpec
+from etam_edge.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest, sealed
+from etam_edge.bundle.signatures import GRAPH_NAMES, OBJECTS, GraphEntry, GraphSignature, TensorSpec, graph_signatures
 from etam_edge.bundle.summaries import (
     Accuracy,
+    Answer,
     Calibration,
     Checkpoint,
     ClipSummary,
@@ -19,6 +20,7 @@ __all__ = [
     "OBJECTS",
     "SCHEMA_VERSION",
     "Accuracy",
+    "Answer",
     "Bundle",
     "Calibration",
     "Checkpoint",
@@ -30,6 +32,8 @@ __all__ = [
     "ReferenceBundle",
     "TensorSpec",
     "check_target",
+    "graph_signatures",
+    "sealed",
     "sha256_of",
     "writing",
 ]

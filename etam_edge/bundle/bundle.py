@@ -1,6 +1,7 @@
 """The bundle: a directory that can be copied to the device whole, and the contract between exporters and runtimes.
 
-Every graph is checked against its hash when a bundle is loaded. A bundle is written to a temporary directory and
+When a bundle is loaded, its manifest and every graph are checked against their hashes, and the graphs against what the
+manifest says of them. A bundle is written to a temporary directory and
 renamed, so that a half-written one is never read.
 """
 
@@ -16,9 +17,14 @@ from pathlib import Path
 from etam_edge import atomic
 from etam_edge.bundle.hashes import sha256_of
 from etam_edge.bundle.manifest import MANIFEST, Manifest
-from etam_edge.bundle.signatures import GRAPH_NAMES
+from etam_edge.bundle.onnx_structure import read_structure
+from etam_edge.bundle.signatures import GRAPH_NAMES, GraphEntry, signature_problems
 from etam_edge.bundle.summaries import Accuracy
 from etam_edge.errors import BundleError
+from etam_edge.regular_files import checked_path, open_regular
+
+MAX_MANIFEST = 16 << 20
+"""Bytes of a manifest. A mixed one with many trials has some 200 kB."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,25 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read a bundle and check every graph against its hash.
+        """Read a bundle and check every file against its hash, and every graph against its signature.
 
         Raises:
             BundleError: there is no bundle at `path`, or it is damaged, changed, foreign or of another schema version.
         """
-        path = Path(path)
-        if not path.exists():
-            raise BundleError(f"there is no bundle at {path}; make one with: etam-edge export --output {path}")
+        path = checked_path(path, "bundle")
         manifest_path = path / MANIFEST
-        if not manifest_path.is_file():
-            raise BundleError(
-                f"{path} is not a bundle: it has no {MANIFEST}; name a directory that `etam-edge export` wrote"
-            )
         try:
-            text = manifest_path.read_text(encoding="utf-8")
+            if not os.path.lexists(path):
+                raise BundleError(f"there is no bundle at {path}; make one with: etam-edge export --output {path}")
+            if not manifest_path.is_file():
+                raise BundleError(
+                    f"{path} is not a bundle: it has no {MANIFEST}; name a directory that `etam-edge export` wrote"
+                )
+            with open_regular(manifest_path) as file:
+                data = file.read(MAX_MANIFEST + 1)
+            if len(data) > MAX_MANIFEST:
+                raise BundleError(f"{manifest_path} is larger than {MAX_MANIFEST} bytes; export the bundle again")
+            text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{manifest_path} cannot be read ({error}); copy or export the bundle again") from error
         bundle = cls(path, Manifest.from_json(text, manifest_path))
@@ -104,22 +114,53 @@ class Bundle:
         return Bundle(self.path, manifest)
 
     def _check_files(self) -> None:
-        missing = [name for name in GRAPH_NAMES if name not in self.manifest.graphs]
+        where, graphs = self.path / MANIFEST, self.manifest.graphs
+        missing = [name for name in GRAPH_NAMES if name not in graphs]
         if missing:
-            raise BundleError(f"{self.path / MANIFEST} lists no graph {', '.join(missing)}; export the bundle again")
-        for name, entry in self.manifest.graphs.items():
-            file = (self.path / entry.file).resolve()
-            if self.path.resolve() not in file.parents:
-                raise BundleError(
-                    f"graph '{name}' of {self.path} lies outside the bundle ({entry.file}); export it again"
-                )
+            raise BundleError(f"{where} lists no graph {', '.join(missing)}; export the bundle again")
+        signatures = {name: entry.signature for name, entry in graphs.items()}
+        problems = signature_problems(signatures, self.manifest.model, self.manifest.sizes)
+        if problems:
+            raise BundleError(
+                f"{where} contradicts itself: {'; '.join(problems[:3])} are not those of its model and sizes; "
+                "copy or export the bundle again"
+            )
+        for name, entry in graphs.items():
+            self._check_graph(name, entry)
+
+    def _check_graph(self, name: str, entry: GraphEntry) -> None:
+        path = self.path / entry.file
+        try:
+            file = path.resolve()
+            inside = self.path.resolve() in file.parents
+        except (OSError, ValueError, RuntimeError) as error:  # A name that no file can have, or a loop of links.
+            raise BundleError(f"graph '{name}' of {self.path} has an unusable file name ({error})") from error
+        if not inside:
+            raise BundleError(f"graph '{name}' of {self.path} lies outside the bundle ({entry.file}); export it again")
+        try:
             if not file.is_file():
-                raise BundleError(f"{self.path / entry.file} is missing; copy or export the bundle again")
-            if sha256_of(file) != entry.sha256:
-                raise BundleError(
-                    f"{self.path / entry.file} is not the file that was exported (its sha256 differs); "
-                    "copy or export the bundle again"
-                )
+                raise BundleError(f"{path} is missing; copy or export the bundle again")
+            found = sha256_of(file)
+            structure = read_structure(file) if found == entry.sha256 else None
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror}); copy or export the bundle again") from error
+        except ValueError as error:
+            raise BundleError(f"{path} is damaged ({error}); export the bundle again") from error
+        if structure is None:
+            raise BundleError(
+                f"{path} is not the file that was exported (its sha256 differs); copy or export the bundle again"
+            )
+        if structure.problems:
+            raise BundleError(
+                f"{path} is not run: {'; '.join(structure.problems)}, and the graphs of a bundle are static and whole; "
+                "export the bundle again"
+            )
+        differing = entry.signature.differences(structure.signature)
+        if differing:
+            raise BundleError(
+                f"{path} has other inputs or outputs than its manifest says ({', '.join(differing[:4])}); "
+                "export the bundle again"
+            )
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from etam_edge import atomic
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
-from etam_edge.errors import BundleError, InputError
+from etam_edge.errors import BundleError, InputError, shown, why
+from etam_edge.json_fields import check_fields
+from etam_edge.regular_files import read_json
 
 FOLDER = "engines"
 SIDECAR_SCHEMA = 1
@@ -104,19 +106,28 @@ class Sidecar:
             BundleError: it is missing, damaged or of another schema.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             schema = fields.pop("schema")
-            if schema != SIDECAR_SCHEMA:
+            if schema != SIDECAR_SCHEMA or isinstance(schema, bool):
                 raise BundleError(
-                    f"{path} has schema version {schema}, and this etam-edge reads {SIDECAR_SCHEMA}; {HOW}"
+                    f"{path} has schema version {shown(schema)}, and this etam-edge reads {SIDECAR_SCHEMA}; {HOW}"
                 )
             platform = fields.pop("builder")
-            capability = tuple(int(part) for part in platform.pop("compute_capability"))
-            return cls(platform=EnginePlatform(**platform, compute_capability=capability), **fields)  # type: ignore[arg-type]
+            check_fields(EnginePlatform, platform)
+            capability = tuple(platform.pop("compute_capability"))
+            if len(capability) != 2:
+                raise ValueError(f"compute_capability is {shown(capability)}")
+            check_fields(cls, fields)
+            sidecar = cls(platform=EnginePlatform(**platform, compute_capability=capability), **fields)
+            if sidecar.max_objects < 1 or sidecar.size < 0 or sidecar.device_memory < 0:
+                raise ValueError("a number is negative or zero")
+            return sidecar
         except BundleError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path} is missing or damaged ({error}); {HOW}") from error
+        except OSError as error:
+            raise BundleError(f"{path} is missing or damaged ({error.strerror}); {HOW}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"{path} is missing or damaged ({why(error)}); {HOW}") from error
 
 
 HOW = "build the engines again with: etam-edge build BUNDLE"

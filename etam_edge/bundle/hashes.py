@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from etam_edge.errors import BundleError
+from etam_edge.regular_files import open_regular
 
 
 def sha256_of(path: Path) -> str:
@@ -16,7 +17,7 @@ def sha256_of(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:

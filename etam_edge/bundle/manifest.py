@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -10,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from etam_edge.bundle.signatures import GraphEntry
-from etam_edge.bundle.summaries import Accuracy, Calibration, Checkpoint
-from etam_edge.errors import BundleError, EtamError
-from etam_edge.recipe import FP32, Recipe
+from etam_edge.bundle.summaries import Accuracy, Answer, Calibration, Checkpoint
+from etam_edge.errors import BundleError, EtamError, shown, why
+from etam_edge.json_fields import check_fields
+from etam_edge.recipe import FP32, MIXED, PRECISIONS, Recipe
+from etam_edge.regular_files import parse_json
 from etam_edge.spec import GraphSizes, ModelSpec
 
 MANIFEST = "bundle.json"
+MAX_GRAPHS = 16
 SCHEMA_VERSION = 2
 """Major version of the schema. Other major versions are refused, except version 1: it is version 2 without `recipe`,
 `calibration` and `accuracy`, and its graphs are fp32.
 
-A minor version, written as "2.1", adds fields that a reader may ignore to the manifest, to the entry of a graph or to a
+A minor version, written as "2.2", adds fields that a reader may ignore to the manifest, to the entry of a graph or to a
 summary. They are kept as `extra` and written back. A field that changes how a bundle runs (in the model, the sizes, the
 recipe or a signature) needs a new major version."""
+SCHEMA_MINOR = 1
+"""Minor version that is written. Version 2.1 added `sha256`, the hash of the manifest itself, and `answer`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Manifest:
         verification: largest difference of each output of the fp32 graphs from the PyTorch model.
         calibration: the measurements that the precisions are based on; None for fp32.
         accuracy: the result of the last accuracy check; None before the first.
+        answer: what the graphs answer to a fixed stream; None in bundles of earlier versions.
         versions: of the packages that exported the bundle, by name.
         created: time of the export, ISO 8601 in UTC.
         schema_minor: minor version of the schema of the file.
@@ -56,6 +63,7 @@ class Manifest:
     verification: dict[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
     accuracy: Accuracy | None = None
+    answer: Answer | None = None
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     schema_minor: int = 0
@@ -63,9 +71,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `bundle.json`."""
-        schema = f"{SCHEMA_VERSION}.{self.schema_minor}" if self.schema_minor else SCHEMA_VERSION
         fields = {
-            "schema": schema,
+            "schema": f"{SCHEMA_VERSION}.{max(self.schema_minor, SCHEMA_MINOR)}",
             "model": self.model.to_dict(),
             "sizes": self.sizes.to_dict(),
             "precision": self.precision,
@@ -76,11 +83,12 @@ class Manifest:
             "verification": self.verification,
             "calibration": self.calibration.to_dict() if self.calibration else {},
             "accuracy": self.accuracy.to_dict() if self.accuracy else {},
+            **({"answer": self.answer.to_dict()} if self.answer else {}),
             "versions": self.versions,
             "created": self.created,
             **self.extra,
         }
-        return json.dumps(fields, indent=1) + "\n"
+        return json.dumps(sealed(fields), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Manifest:
@@ -94,10 +102,10 @@ class Manifest:
             BundleError: the text is not a manifest that this version can read.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
         except ValueError as error:
             raise BundleError(
-                f"{where} is damaged: it is not JSON ({error}); copy or export the bundle again"
+                f"{where} is damaged: it is not JSON ({why(error)}); copy or export the bundle again"
             ) from None
         schema = fields.pop("schema", None) if isinstance(fields, dict) else None
         if schema is None:
@@ -105,17 +113,29 @@ class Manifest:
                 f"{where} is not a bundle manifest: it has no 'schema'; name a directory that `etam-edge export` wrote"
             )
         minor = _minor_version(schema, where)
+        stated = fields.pop("sha256", None)
+        if (stated is not None or minor) and stated != _sha256({"schema": schema, **fields}):
+            raise BundleError(
+                f"{where} was changed or damaged after the bundle was written (its sha256 differs); "
+                "copy or export the bundle again"
+            )
         if schema == 1:
             fields["recipe"] = Recipe.uniform(FP32).to_dict()
         try:
             return cls._from_fields(fields, minor)
         except (KeyError, TypeError, AttributeError, ValueError, EtamError) as error:
-            raise BundleError(f"{where} is damaged or foreign ({error}); copy or export the bundle again") from error
+            reason = f"{why(error)} is missing" if isinstance(error, KeyError) else why(error)
+            raise BundleError(f"{where} is damaged or foreign ({reason}); copy or export the bundle again") from error
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any], minor: int) -> Manifest:
         known = {one.name for one in dataclasses.fields(cls)} - {"schema_minor", "extra"}
-        calibration, accuracy = fields.get("calibration"), fields.get("accuracy")
+        check_fields(cls, {name: value for name, value in fields.items() if name in known})
+        calibration, accuracy, answer = fields.get("calibration"), fields.get("accuracy"), fields.get("answer")
+        if fields["precision"] not in (*PRECISIONS, MIXED):
+            raise ValueError(f"precision is {shown(fields['precision'])}")
+        if len(fields["graphs"]) > MAX_GRAPHS:
+            raise ValueError(f"it lists {len(fields['graphs'])} graphs")
         return cls(
             model=ModelSpec.from_dict(fields["model"]),
             sizes=GraphSizes(**fields["sizes"]),
@@ -127,11 +147,26 @@ class Manifest:
             verification=fields.get("verification", {}),
             calibration=Calibration.from_dict(calibration) if calibration else None,
             accuracy=Accuracy.from_dict(accuracy) if accuracy else None,
+            answer=Answer.from_dict(answer) if answer else None,
             versions=fields.get("versions", {}),
             created=fields.get("created", ""),
             schema_minor=minor,
             extra={name: value for name, value in fields.items() if name not in known},
         )
+
+
+def sealed(fields: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object of a manifest with its own hash as `sha256`."""
+    content = {name: value for name, value in fields.items() if name != "sha256"}
+    return {**content, "sha256": _sha256(content)}
+
+
+def _sha256(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _brief(schema: Any) -> str:
+    return schema if isinstance(schema, str) and len(schema) < 20 else shown(schema)
 
 
 def _minor_version(schema: Any, where: Path) -> int:
@@ -142,10 +177,10 @@ def _minor_version(schema: Any, where: Path) -> int:
     """
     if schema in (1, SCHEMA_VERSION) and not isinstance(schema, bool):
         return 0
-    found = re.fullmatch(rf"{SCHEMA_VERSION}\.(\d+)", schema) if isinstance(schema, str) else None
+    found = re.fullmatch(rf"{SCHEMA_VERSION}\.([0-9]{{1,6}})", schema) if isinstance(schema, str) else None
     if not found:
         raise BundleError(
-            f"{where} has schema version {schema}, and this etam-edge reads version {SCHEMA_VERSION}; "
+            f"{where} has schema version {_brief(schema)}, and this etam-edge reads version {SCHEMA_VERSION}; "
             "export the bundle again with this version, or upgrade etam-edge"
         )
     return int(found[1])

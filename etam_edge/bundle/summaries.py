@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from etam_edge.json_fields import check_fields
+
 _Summary = TypeVar("_Summary", bound="Summary")
 
 
@@ -27,12 +29,13 @@ class Summary:
     def from_dict(cls: type[_Summary], fields: dict[str, Any]) -> _Summary:
         """
         Raises:
-            TypeError: the fields are not a JSON object, or a required one is missing.
+            TypeError: the fields are not a JSON object, one has another type, or a required one is missing.
         """
         if not isinstance(fields, dict):
             raise TypeError(f"{cls.__name__} is not a JSON object: {fields!r}")
         known = {_json_name(one.name): one.name for one in dataclasses.fields(cls) if one.name != "extra"}
         values = {known[name]: value for name, value in fields.items() if name in known}
+        check_fields(cls, values)
         return cls(**values, extra={name: value for name, value in fields.items() if name not in known})
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,3 +199,23 @@ class Accuracy(Summary):
 
 def _clips(fields: dict[str, Any]) -> tuple[ClipSummary, ...]:
     return tuple(map(ClipSummary.from_dict, fields.get("clips", ())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Summary):
+    """What the graphs answer to a fixed stream of frames and prompts (`etam_edge.runtimes.answer`).
+
+    Attributes:
+        stream: version of the stream.
+        origin: what computed the answer: "model" for the PyTorch model that was exported, "graphs" for the graphs.
+        scores, ious: object score and predicted IoU, one list a frame, one number an object.
+        pointers, logits: the first numbers of the object pointer and a grid of mask logits, one list a frame, one list
+            an object.
+    """
+
+    stream: int
+    origin: str
+    scores: list[list[float]]
+    ious: list[list[float]]
+    pointers: list[list[list[float]]]
+    logits: list[list[list[float]]]

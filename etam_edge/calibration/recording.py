@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from etam_edge.bundle import GRAPH_NAMES, Bundle
-from etam_edge.errors import InputError
-from etam_edge.spec import GraphSizes
+from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle, ClipSummary, graph_signatures
+from etam_edge.errors import InputError, shown, why
+from etam_edge.json_fields import check_fields, check_value
+from etam_edge.regular_files import open_archive, open_regular, read_json
+from etam_edge.runtimes.npz import Npz, require
+from etam_edge.runtimes.session import MAX_OBJECTS
+from etam_edge.spec import GraphSizes, ModelSpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "recording.json"
@@ -75,19 +79,31 @@ class Recording:
         """
         file = path / MANIFEST
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
+            fields = read_json(file)
             schema = fields.pop("schema")
         except FileNotFoundError:
             raise InputError(f"{path} is not a recording: it has no {MANIFEST}; {HOW}") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{file} is damaged ({error}); {HOW}") from error
-        if schema != SCHEMA_VERSION:
-            raise InputError(f"{file} has schema version {schema}, and this etam-edge reads {SCHEMA_VERSION}; {HOW}")
+            raise InputError(f"{file} is damaged ({why(error)}); {HOW}") from error
+        if schema != SCHEMA_VERSION or isinstance(schema, bool):
+            raise InputError(
+                f"{file} has schema version {shown(schema)}, and this etam-edge reads {SCHEMA_VERSION}; {HOW}"
+            )
         try:
-            samples = {name: [Sample(**row) for row in rows] for name, rows in fields.pop("samples").items()}
+            rows = fields.pop("samples")
+            check_value(rows, dict[str, list[dict]], "samples")
+            unknown = [name for name in rows if name not in GRAPH_NAMES]
+            if unknown:
+                raise ValueError(f"samples are of {shown(unknown)}, which are no graphs")
+            check_fields(cls, fields)
+            ModelSpec.from_dict(fields["model"])
+            GraphSizes(**fields["sizes"])
+            for clip in fields["clips"]:
+                check_fields(ClipSummary, {name: clip[name] for name in ("name", "frames")} | clip)
+            samples = {name: [_sample(path, one) for one in of_graph] for name, of_graph in rows.items()}
             return cls(path=path, samples=samples, **fields)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file} is damaged ({error}); {HOW}") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"{file} is damaged ({why(error)}); {HOW}") from error
 
     def to_json(self) -> str:
         """The text of `recording.json`."""
@@ -131,13 +147,20 @@ class Recording:
         Raises:
             InputError: a file is missing or damaged.
         """
+        tensors = graph_signatures(ModelSpec.from_dict(self.model), GraphSizes(**self.sizes))[graph].inputs
         for sample in self.samples[graph]:
             file = self.path / sample.file
             try:
-                with np.load(file, allow_pickle=False) as arrays:
-                    yield dict(arrays)
-            except Exception as error:
-                raise InputError(f"{file} is missing or damaged ({error}); {HOW}") from error
+                with open_regular(file) as opened, open_archive(opened, len(tensors)) as archive:
+                    members = Npz(archive)
+                    counted = [tensor.name for tensor in tensors if tensor.shape[0] == OBJECTS]
+                    objects = members.leading(counted[0]) if counted else 1
+                    require(1 <= objects <= MAX_OBJECTS, f"it is of {objects} objects")
+                    sized = {one.name: replace(one, shape=one.sized(objects)) for one in tensors}
+                    inputs = members.arrays(sized, {})
+            except Exception as error:  # On arbitrary bytes, zipfile and NumPy raise exceptions of many kinds.
+                raise InputError(f"{file} is missing or damaged ({why(error)}); {HOW}") from error
+            yield inputs
 
     @property
     def frames(self) -> int:
@@ -152,3 +175,15 @@ class Recording:
             "seed": self.seed,
             "samples": {name: len(rows) for name, rows in self.samples.items()},
         }
+
+
+def _sample(folder: Path, fields: dict[str, Any]) -> Sample:
+    """
+    Raises:
+        TypeError, ValueError: the fields are not those of a sample, or name a file outside the recording.
+    """
+    check_fields(Sample, fields)
+    sample = Sample(**fields)
+    if folder.resolve() not in (folder / sample.file).resolve().parents:
+        raise ValueError(f"sample {shown(sample.file)} lies outside the recording")
+    return sample

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from etam_edge.bundle import Bundle
+from etam_edge.bundle import MANIFEST, Bundle
 from etam_edge.calibration.recording import Recording
 from etam_edge.errors import ExportError
+from etam_edge.runtimes.answer import bundle_answer
 from etam_edge.runtimes.backends.arrays import run_on_arrays
 from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend, import_onnxruntime
 
@@ -72,3 +74,18 @@ def _relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     wanted = expected.astype(np.float64)
     size = max(1.0, float(np.sqrt(np.mean(wanted**2))))
     return float(np.sqrt(np.mean((actual.astype(np.float64) - wanted) ** 2))) / size
+
+
+def store_answer(bundle: Bundle) -> Bundle:
+    """Write the answer of the bundle's own graphs (`etam_edge.runtimes.answer`) into its manifest.
+
+    Args:
+        bundle: just written, and used by nobody yet.
+
+    Returns:
+        the bundle with its answer.
+    """
+    answer = bundle_answer(bundle, OnnxRuntimeBackend(bundle, provider="cpu"))
+    stored = Bundle(bundle.path, dataclasses.replace(bundle.manifest, answer=answer))
+    (bundle.path / MANIFEST).write_text(stored.manifest.to_json(), encoding="utf-8")
+    return stored

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from etam_edge.errors import EtamError
 from etam_edge.recipe import FP16, FP32, INT8
 
 if TYPE_CHECKING:
@@ -130,9 +131,8 @@ def _table(bundles: dict[str, Bundle], checks: dict[str, CheckResult]) -> None:
             if precision == FP32
             else (overall.candidate, comparison.candidate_latency)
         )
-        assert accuracy is not None
-        assert latency is not None
-        assert overall.drop is not None
+        if accuracy is None or latency is None or overall.drop is None:
+            raise EtamError("the clips of this package have no ground truth here; install etam-edge again")
         drop, iou = ("", "") if precision == FP32 else (f"{overall.drop.j_and_f:.2f}", f"{overall.mean_iou:.4f}")
         row = [megabytes(bundle.size), f"{latency.median:.1f}", f"{100 * accuracy.j_and_f:.1f}", drop, iou]
         table.add_row(precision, *row)

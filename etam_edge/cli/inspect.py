@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Run the graphs on a fixed stream and compare their answer with the manifest's.")
+    ] = False,
 ) -> None:
     """Show the contents of a bundle, after checking every file against its hash."""
     from rich.table import Table
@@ -25,8 +28,10 @@ def inspect(
     from etam_edge.bundle import Bundle
     from etam_edge.cli.console import megabytes, next_command, out
     from etam_edge.workflows.check import describe_accuracy
+    from etam_edge.workflows.verify import verify_answer
 
     loaded = Bundle.load(bundle)
+    found = verify_answer(loaded) if verify else None
     manifest = loaded.manifest
     if as_json:
         out.print(manifest.to_json(), markup=False, end="")
@@ -47,6 +52,7 @@ def inspect(
         "windows at the border": "padded to whole windows" if sizes.padded_windows else "computed without padding",
         "accuracy": describe_accuracy(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
         "engines": engines_line(loaded),
+        "answer": answer_line(loaded, found),
         "created": f"{manifest.created} with {versions}",
     }
     for name, text in facts.items():
@@ -87,6 +93,20 @@ def frames_line(sizes: GraphSizes) -> str:
         return "of any size; frames and masks are resized on the host"
     height, width = sizes.frame_size
     return f"{width} x {height} pixels and no other; frames and masks are resized in the graphs"
+
+
+def answer_line(bundle: Bundle, difference: float | None) -> str:
+    """Whether the graphs answer as the manifest says.
+
+    Args:
+        bundle: that was loaded.
+        difference: of its answer from the manifest's; None if it was not computed.
+    """
+    if difference is not None:
+        return f"to a fixed stream as in the manifest (relative difference {difference:.1e})"
+    if bundle.manifest.answer is None:
+        return "none in the manifest, which an earlier version wrote"
+    return f"not verified; run: {shlex.join(['etam-edge', 'inspect', '--verify', str(bundle.path)])}"
 
 
 def engines_line(bundle: Bundle) -> str:

@@ -8,8 +8,19 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from etam_edge.bundle import MANIFEST, Bundle, Checkpoint, GraphEntry, Manifest, check_target, sha256_of, writing
-from etam_edge.exporters.graphs.modules import graph_modules, signatures
+from etam_edge.bundle import (
+    MANIFEST,
+    Bundle,
+    Checkpoint,
+    GraphEntry,
+    Manifest,
+    check_target,
+    graph_signatures,
+    sha256_of,
+    writing,
+)
+from etam_edge.exporters.answer import check_against_model, model_answer
+from etam_edge.exporters.graphs.modules import graph_modules
 from etam_edge.exporters.graphs.tracing import OPSET, export_graph
 from etam_edge.exporters.verify import verify_graphs
 from etam_edge.model.efficienttam import EfficientTAM
@@ -50,7 +61,7 @@ def export_bundle(
     with writing(output, overwrite) as draft:
         folder = draft / "graphs"
         folder.mkdir()
-        all_signatures = signatures(model.spec, sizes)
+        all_signatures = graph_signatures(model.spec, sizes)
         for name, module in graph_modules(model, sizes).items():
             progress(name)
             export_graph(module, all_signatures[name], folder / f"{name}.onnx")
@@ -70,7 +81,9 @@ def export_bundle(
         )
         progress("verify")
         verification = verify_graphs(Bundle(draft, manifest), model)
-        manifest = dataclasses.replace(manifest, verification=verification)
+        answer = model_answer(model, sizes)
+        manifest = dataclasses.replace(manifest, verification=verification, answer=answer)
+        check_against_model(Bundle(draft, manifest), answer)
         (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.load(output)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import onnx
 
 from etam_edge.bundle import MANIFEST, Bundle, Calibration, GraphEntry, GraphSignature, TensorSpec, sha256_of, writing
+from etam_edge.bundle.signatures import PASSED
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.passes.base import run_passes
 from etam_edge.exporters.passes.check_static import CheckStatic
@@ -19,11 +20,7 @@ from etam_edge.exporters.regions import RESIZE, node_regions
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, Recipe
 from etam_edge.spec import ModelSpec
 
-SHARED_TENSORS = {
-    "neck": ("image_features", "conditioned_features", "features"),
-    "memory_scores": ("bank_keys", "memory_keys", "unpooled_keys"),
-    "memory_values": ("bank_values", "memory_values", "unpooled_values"),
-}
+SHARED_TENSORS = dict(zip(("neck", "memory_scores", "memory_values"), PASSED, strict=True))
 """Tensors that one graph writes and another reads, by the region whose float type they have. All other inputs and
 outputs are read or written by the host, and are float32."""
 
@@ -95,6 +92,7 @@ def derive_bundle(
             graphs=entries,
             calibration=Calibration.from_dict(calibration) if calibration else None,
             accuracy=None,
+            answer=None,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         (draft / MANIFEST).write_text(derived.to_json(), encoding="utf-8")

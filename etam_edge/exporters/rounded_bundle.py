@@ -30,6 +30,6 @@ def rounded_bundle(source: Bundle, output: Path) -> Bundle:
             path = draft / entry.file
             onnx.save(round_to_float16(onnx.load(source.graph_path(name))).model, path)
             entries[name] = dataclasses.replace(entry, sha256=sha256_of(path))
-        manifest = dataclasses.replace(source.manifest, graphs=entries)
+        manifest = dataclasses.replace(source.manifest, graphs=entries, answer=None)
         (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.load(output)

@@ -71,7 +71,8 @@ class LiveSinks(Sink):
         if self._outputs is None:
             height, width = frame.pixels.shape[:2]
             self.open((height, width))
-        assert self._outputs is not None, "opened above"
+        if self._outputs is None:
+            raise RuntimeError("the outputs were not opened")
         self._outputs.write(frame, result)
         self._written = True
         if self._rerun is not None:

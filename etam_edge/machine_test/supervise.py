@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import etam_edge
 from etam_edge.machine_test.steps import Settings
@@ -115,10 +115,10 @@ class _Child:
 
     def run(self, step: Step) -> StepResult:
         begin = time.monotonic()
-        assert self._process.stdin is not None
+        pipe = cast(IO[bytes], self._process.stdin)
         try:
-            self._process.stdin.write(f"{step.name}\n".encode())
-            self._process.stdin.flush()
+            pipe.write(f"{step.name}\n".encode())
+            pipe.flush()
         except BrokenPipeError:
             return self._crashed(step, begin)
         received = b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, shown, why
+from etam_edge.json_fields import is_text
 from etam_edge.media.prompt_plan import PlannedPrompt, PromptPlan
 from etam_edge.media.sources import load_image
+from etam_edge.regular_files import MAX_NAME, read_json
+from etam_edge.runtimes.prompts import MAX_ID
 from etam_edge.runtimes.types import Prompt
 
 KEYS = {"frame", "object", "points", "labels", "box", "mask", "refine", "label"}
@@ -22,6 +24,7 @@ MAX_OBJECTS = 64
 """Largest number of values in a mask image that are taken for objects; more are the soft edges of one object."""
 MAX_LABEL = 64
 """Characters of an object's name."""
+MAX_FRAME = 1 << 62
 MAX_PIXELS = 1e9
 """Bound on coordinates; NaN and infinity exceed it, too."""
 HOW = "`point=X,Y`, `box=X0,Y0,X1,Y1`, `mask=FILE` or `prompts=FILE.json`"
@@ -134,13 +137,13 @@ def plan_file(file: Path) -> PromptPlan:
     """
     try:
         # utf-8-sig accepts the byte order mark that some editors write.
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
+        entries = read_json(file, "utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"there is no prompts file at {file}; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error}); give a JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON ({error}); write it as {EXAMPLE}") from None
+        raise InputError(f"{file} cannot be read ({why(error)}); give a JSON file") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({why(error)}); write it as {EXAMPLE}") from None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{file} holds no list of prompts; write it as {EXAMPLE}")
     planned = [_entry(entry, f"{file}, entry {number}", file.parent) for number, entry in enumerate(entries)]
@@ -196,13 +199,14 @@ def _entry(entry: Any, where: str, folder: Path) -> PlannedPrompt:
         raise InputError(f"{where} is no object; write it as {EXAMPLE[1:-1]}")
     unknown = sorted(set(entry) - KEYS)
     if unknown:
-        raise InputError(f"{where} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(KEYS))}")
+        names = ", ".join(name if name.isidentifier() else shown(name) for name in unknown[:5])
+        raise InputError(f"{where} has unknown keys {names}; known are {', '.join(sorted(KEYS))}")
     frame = entry.get("frame", 0)
-    if isinstance(frame, bool) or not isinstance(frame, int) or frame < 0:
-        raise InputError(f"{where}: frame is {frame!r}; give a whole number from 0")
+    if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame <= MAX_FRAME:
+        raise InputError(f"{where}: frame is {shown(frame)}; give a whole number from 0")
     object_id = entry.get("object", 1)
-    if isinstance(object_id, bool) or not isinstance(object_id, int) or object_id < 1:
-        raise InputError(f"{where}: object is {object_id!r}; give a whole number from 1")
+    if isinstance(object_id, bool) or not isinstance(object_id, int) or not 1 <= object_id <= MAX_ID:
+        raise InputError(f"{where}: object is {shown(object_id)}; give a whole number from 1")
     refine = entry.get("refine", False)
     if not isinstance(refine, bool):
         raise InputError(f"{where}: refine is {refine!r}; give true or false")
@@ -243,13 +247,14 @@ def _check_types(given: dict[str, Any], where: str) -> None:
     """
     points, labels, box = given.get("points", []), given.get("labels", []), given.get("box", [0, 0, 0, 0])
     if not isinstance(points, list) or not all(_is_numbers(point, 2) for point in points):
-        raise InputError(f"{where}: points are {points!r:.60}; give a list of [x, y] in pixels")
+        raise InputError(f"{where}: points are {shown(points)}; give a list of [x, y] in pixels")
     if not isinstance(labels, list) or not all(type(label) is int and label in (0, 1) for label in labels):
-        raise InputError(f"{where}: labels are {labels!r:.60}; give a list of 1 (on the object) and 0 (off it)")
+        raise InputError(f"{where}: labels are {shown(labels)}; give a list of 1 (on the object) and 0 (off it)")
     if not _is_numbers(box, 4):
-        raise InputError(f"{where}: box is {box!r:.60}; give [x0, y0, x1, y1] in pixels")
-    if not isinstance(given.get("mask", ""), str):
-        raise InputError(f"{where}: mask is {given['mask']!r:.60}; give the name of an image file")
+        raise InputError(f"{where}: box is {shown(box)}; give [x0, y0, x1, y1] in pixels")
+    mask = given.get("mask", "")
+    if not isinstance(mask, str) or not is_text(mask) or len(mask) > MAX_NAME:
+        raise InputError(f"{where}: mask is {shown(mask)}; give the name of an image file")
 
 
 def _is_numbers(value: Any, count: int) -> bool:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from etam_edge.model.layers import MLP, LayerNorm2d, ProjectedAttention, to_map, to_tokens
-from etam_edge.spec import ModelSpec
+from etam_edge.spec import MASK_TOKENS, ModelSpec
 
-MASK_TOKENS = 4
 STABILITY_DELTA = 0.05
 STABILITY_THRESHOLD = 0.98
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -39,8 +41,8 @@ class PromptEncoder(nn.Module):
         labels = labels.unsqueeze(-1)
         tokens = torch.where(labels == PADDING_LABEL, self.not_a_point_embed.weight, tokens)
         for label, embedding in enumerate(self.point_embeddings):
-            assert isinstance(embedding, nn.Embedding)
-            tokens = tokens + (labels == label).to(tokens.dtype) * embedding.weight
+            weight = cast(nn.Embedding, embedding).weight
+            tokens = tokens + (labels == label).to(tokens.dtype) * weight
         return tokens
 
     def padding_tokens(self, count: int) -> Tensor:

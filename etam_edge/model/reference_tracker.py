@@ -103,8 +103,13 @@ class ReferenceTracker:
             history.tracked[self.frame_index] = memory
         return memory
 
+    @property
+    def _current(self) -> Tensor:
+        if self._features is None:
+            raise RuntimeError("no frame has been tracked")
+        return self._features
+
     def _prompt(self, object_id: int, prompt: dict[str, np.ndarray], previous: Tensor | None) -> FrameMemory:
-        assert self._features is not None
         if "mask" in prompt:
             segmentation = self._take_mask(torch.from_numpy(prompt["mask"]))
         else:
@@ -114,25 +119,23 @@ class ReferenceTracker:
             labels = torch.as_tensor(prompt["labels"], dtype=torch.int64)[None]
             features = self._decoder_features[object_id]
             segmentation = self.model.segment(features, points, labels, previous, multimask=labels.shape[1] <= 1)
-        memory = self.model.remember(self._features, segmentation.mask_logits, binarise=True)
+        memory = self.model.remember(self._current, segmentation.mask_logits, binarise=True)
         return FrameMemory(segmentation, memory)
 
     def _take_mask(self, mask: Tensor) -> Segmentation:
         """A mask prompt is used as the output; only the pointer comes from the decoder."""
-        assert self._features is not None
         full = mask[None, None].float()
         no_points = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
-        decoded = self.model.segment(self._features, *no_points, self.model.mask_downsample(full), multimask=False)
+        decoded = self.model.segment(self._current, *no_points, self.model.mask_downsample(full), multimask=False)
         low = F.interpolate(full * 20 - 10, scale_factor=0.25, mode="bilinear", align_corners=False, antialias=True)
         return decoded._replace(mask_logits=low, iou=torch.ones(1, 1), score=torch.full((1, 1), 10.0))
 
     def _follow(self, object_id: int, history: ObjectHistory) -> FrameMemory:
-        assert self._features is not None
-        features = self.model.condition(self._features, *self._memory(history))
+        features = self.model.condition(self._current, *self._memory(history))
         self._decoder_features[object_id] = features
         empty = torch.zeros(1, 1, 2), -torch.ones(1, 1, dtype=torch.int64)
         segmentation = self.model.segment(features, *empty, None, multimask=True)
-        return FrameMemory(segmentation, self.model.remember(self._features, segmentation.mask_logits, binarise=False))
+        return FrameMemory(segmentation, self.model.remember(self._current, segmentation.mask_logits, binarise=False))
 
     def _memory(self, history: ObjectHistory) -> tuple[Tensor, Tensor, Tensor]:
         """Memory tokens, their position encoding with time codes, and pointer tokens for the current frame."""

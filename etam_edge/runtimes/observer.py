@@ -82,6 +82,9 @@ class ObservedDevice:
         with observed(self._observer, DOWNLOAD):
             return self._device.download(source)
 
+    def view(self, source: Buffer) -> np.ndarray | None:
+        return self._device.view(source)
+
     def copy(self, source: Buffer, target: Buffer) -> None:
         with observed(self._observer, STORE):
             self._device.copy(source, target)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, shown
 from etam_edge.runtimes.resample import resize_bilinear
 from etam_edge.runtimes.types import Prompt
 from etam_edge.spec import EMPTY_POINT, GraphSizes, ModelSpec
 
 PADDING_LABEL = -1
 """Label of a point that is not a click, as in the SAM prompt encoder."""
+MAX_ID = (1 << 63) - 1
 BOX_LABELS = (2, 3)
 """Labels of a box's upper left and lower right corner, which are encoded as two points."""
 
@@ -77,6 +78,7 @@ def prepare_named(
             "give fewer, or export it with a larger `max_points`"
         )
     height, width = frame_shape
+    points = points.astype(np.float32)
     scaled = points / np.array([width, height], dtype=np.float32) * np.float32(spec.image_size)
     return _padded(scaled, labels, sizes, None, None)
 
@@ -85,10 +87,12 @@ def check_object_id(object_id: Any) -> int:
     """The id as an int.
 
     Raises:
-        InputError: the id is not a whole number.
+        InputError: the id is not a whole number, or needs more than 64 bits, which result formats do not hold.
     """
     if isinstance(object_id, bool | np.bool_) or not isinstance(object_id, int | np.integer):
-        raise InputError(f"object id {object_id!r} is not a whole number; use numbers such as 1, 2, 3")
+        raise InputError(f"object id {shown(object_id)} is not a whole number; use numbers such as 1, 2, 3")
+    if not -MAX_ID - 1 <= object_id <= MAX_ID:
+        raise InputError(f"object id {shown(object_id)} needs more than 64 bits; use numbers such as 1, 2, 3")
     return int(object_id)
 
 
@@ -101,11 +105,26 @@ def _padded(
     return PreparedPrompt(all_points, all_labels, len(points), mask, logits)
 
 
-def _numbers(values: object, shape_text: str, where: str, what: str) -> np.ndarray:
+def _array(values: object, what: str, shape_text: str) -> np.ndarray:
+    """Numbers as an array: not text, which NumPy would convert, nor complex numbers, nor masked or nested ones.
+
+    Raises:
+        InputError: they are something else.
+    """
     try:
-        array = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise InputError(f"{what} of the {where} are not numbers of shape {shape_text}") from None
+        array = np.asarray(values)
+    except Exception:  # NumPy asks the value for its content, and a class of the user's may raise anything.
+        array = np.array([None])
+    # An empty list has no type of its own.
+    is_empty = array.size == 0 and array.dtype.kind != "O"
+    if isinstance(values, np.ma.MaskedArray) or (array.dtype.kind not in "iuf" and not is_empty):
+        raise InputError(f"{what} are not numbers of shape {shape_text}")
+    return array
+
+
+def _numbers(values: object, shape_text: str, where: str, what: str) -> np.ndarray:
+    """Coordinates, float64."""
+    array = _array(values, f"{what} of the {where}", shape_text).astype(np.float64)
     if not np.isfinite(array).all():
         raise InputError(f"{what} of the {where} hold NaN or infinity; give pixel coordinates")
     return array
@@ -116,17 +135,17 @@ def _points(prompt: Prompt, where: str, frame_shape: tuple[int, int]) -> tuple[n
         given, missing = ("labels", "points") if prompt.points is None else ("points", "labels")
         raise InputError(f"{where} has {given} without {missing}; give one label (1 on the object, 0 off it) a point")
     if prompt.points is None:
-        return np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int32)
+        return np.zeros((0, 2)), np.zeros(0, dtype=np.int32)
     points = _numbers(prompt.points, "(P, 2)", where, "points")
-    labels = np.asarray(prompt.labels)
+    labels = _labels(prompt.labels, where)
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(f"points of the {where} have shape {points.shape}; give (P, 2) as [(x, y), ...]")
     if labels.shape != points.shape[:1]:
         raise InputError(
             f"the {where} has {len(points)} points and labels of shape {labels.shape}; give one label a point"
         )
-    if not np.isin(labels, (0, 1)).all():
-        raise InputError(f"labels of the {where} are {labels.tolist()}; give 1 for on the object, 0 for off it")
+    if not ((labels == 0) | (labels == 1)).all():
+        raise InputError(f"labels of the {where} are {shown(labels.tolist())}; give 1 for on the object, 0 for off it")
     height, width = frame_shape
     outside = (points < 0).any(axis=1) | (points >= (width, height)).any(axis=1)
     if outside.any():
@@ -135,6 +154,15 @@ def _points(prompt: Prompt, where: str, frame_shape: tuple[int, int]) -> tuple[n
             f"point ({x:g}, {y:g}) of the {where} lies outside the frame, which is {width} x {height} pixels"
         )
     return points, labels.astype(np.int32)
+
+
+def _labels(labels: object, where: str) -> np.ndarray:
+    """Labels as an array of numbers or of bool, in any shape."""
+    if isinstance(labels, np.ndarray) and labels.dtype == np.bool_:
+        labels = labels.astype(np.int32)
+    if isinstance(labels, list | tuple) and all(isinstance(one, bool | np.bool_) for one in labels):
+        labels = [int(one) for one in labels]
+    return _array(labels, f"labels of the {where}", "(P,)")
 
 
 def _box(box: object, where: str, frame_shape: tuple[int, int]) -> np.ndarray:
@@ -159,6 +187,8 @@ def _as_bool(mask: object, where: str) -> np.ndarray:
     """The mask as bool: of bool, or of uint8 with the values 0 and 1 or 0 and 255."""
     if not isinstance(mask, np.ndarray):
         raise InputError(f"mask of the {where} is a {type(mask).__name__}; give a bool array (H, W)")
+    if isinstance(mask, np.ma.MaskedArray):
+        raise InputError(f"mask of the {where} is a masked array; give a bool array, for example mask.filled(False)")
     if mask.dtype == np.uint8:
         values = np.unique(mask)
         if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):

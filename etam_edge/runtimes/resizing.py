@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from etam_edge.bundle import Bundle
-from etam_edge.errors import InputError, RuntimeUnavailableError
+from etam_edge.errors import InputError, RuntimeUnavailableError, shown
 from etam_edge.runtimes.resample import resize_bilinear, resize_frame
 
 EXACT, FAST = "exact", "fast"
@@ -86,6 +86,8 @@ def choose_resizing(bundle: Bundle, name: str) -> Resizing:
         InputError: the name is not known, or it is "fast" and the bundle resizes in its graphs.
         RuntimeUnavailableError: OpenCV is needed and not installed.
     """
+    if not isinstance(name, str):
+        raise InputError(f"resize {shown(name)} is not known; use {EXACT} or {FAST}")
     size = bundle.manifest.sizes.frame_size
     if name == FAST and size is not None:
         raise InputError(

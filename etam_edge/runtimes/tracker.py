@@ -9,19 +9,20 @@ from typing import Any
 
 from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import FLAVOURS
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, shown
 from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
 from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
 from etam_edge.runtimes.backends.openvino.backend import OpenVinoBackend
 from etam_edge.runtimes.backends.tensorrt.backend import best_tensorrt, load_tensorrt
-from etam_edge.runtimes.backends.threads import AUTO, Threads
+from etam_edge.runtimes.backends.threads import AUTO, Threads, thread_count
 from etam_edge.runtimes.observer import SessionObserver
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.runtimes.session import DEFAULT_MAX_OBJECTS, Session
 from etam_edge.spec import ModelSpec
 
 OPENVINO = "openvino"
+MAX_DEVICES = 1024
 RUNTIMES = ("auto", "onnxruntime", OPENVINO, *FLAVOURS)
 
 
@@ -73,12 +74,16 @@ class Tracker:
             InputError: an option is not known, or a GPU was requested from a runtime that uses the CPU.
         """
         options = {"runtime": runtime, "provider": provider, "threads": threads, "device": device}
-        if runtime not in RUNTIMES:
-            raise InputError(f"runtime '{runtime}' is not known; use {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}")
+        if not isinstance(runtime, str) or runtime not in RUNTIMES:
+            raise InputError(f"runtime {shown(runtime)} is not known; use {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}")
         if runtime in (OPENVINO, *FLAVOURS) and provider != "auto":
             raise InputError(f"provider '{provider}' is ONNX Runtime's, and the runtime is {runtime}; leave it out")
-        if device is not None and (isinstance(device, bool) or not isinstance(device, int) or device < 0):
-            raise InputError(f"device={device!r} is not the index of a GPU; give a whole number from 0")
+        if not isinstance(provider, str):
+            raise InputError(f"provider {shown(provider)} is not known; use cpu, cuda or auto")
+        thread_count(threads)
+        number = isinstance(device, int) and not isinstance(device, bool)
+        if device is not None and not (number and 0 <= device < MAX_DEVICES):
+            raise InputError(f"device={shown(device)} is not the index of a GPU; give a whole number from 0")
         if device is not None and runtime == OPENVINO:
             raise InputError(f"device={device} is the index of a GPU, and OpenVINO runs on the CPU here; leave it out")
         bundle = Bundle.load(path)

@@ -9,13 +9,14 @@ Every buffer is allocated once, when the session starts. There are three kinds:
   which corrections read.
 
 Graphs only write to scratch rows and fresh features. The session commits a frame with `store`, which copies each
-object's entry from its scratch row into the bank, and `keep_frame`, which exchanges fresh and kept features. A frame
-that fails before that has changed nothing that a later call reads.
+object's entry from its scratch row into the bank, and `keep`, which exchanges fresh and kept features. A frame that
+fails before that has changed nothing that a later call reads. What a commit does here can be done again from the
+beginning with the same result: nothing that it reads is among what it writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,8 @@ from etam_edge.spec import MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_NON
 
 BANK = {"memory_keys": "bank_keys", "memory_values": "bank_values", "object_pointer": "bank_pointers"}
 """Bank tensor that each part of a memory entry is stored in, by the name of the graphs' output."""
+ENTRY = ("memory_keys", "memory_values")
+"""Parts of a memory entry that stay on the device."""
 UNPOOLED = {"unpooled_keys": "bank_keys", "unpooled_values": "bank_values"}
 """The same for the unpooled form of an entry, which the `remember` graph writes in addition."""
 SHARED = ("frame", "mask_logits", "masks")
@@ -38,6 +41,8 @@ DECODED = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice"
 """Outputs of the mask decoder, which the host reads: the fields of `DecoderOutput`."""
 CANDIDATES = ("candidate_logits", "candidate_ious")
 """Outputs of the `prompt` graph that the segmentation of images reads. Bundles of version 0.1.0 do not have them."""
+EXPONENT = np.uint16(0x7C00)
+"""Bits of the exponent of a float16 number."""
 LOGIT_LIMIT = 32.0
 """Previous mask logits are clamped to +-32 before they prompt the decoder again, as in the reference."""
 
@@ -114,9 +119,10 @@ class Workspace:
         self._candidates = allocate((t for t in signatures["prompt"].outputs if t.name in CANDIDATES), 1)
         self._mask_logits = allocate((t for t in signatures["remember"].inputs if t.name == "mask_logits"), 1)
         self._unpooled = allocate((t for t in signatures["remember"].outputs if t.name in UNPOOLED), 1)
-        self._kept, self._fresh = (
+        self._frames = tuple(
             FrameFeatures(**allocate([track["image_features"]], 1), **allocate(conditioned, rows)) for _ in range(2)
         )
+        self._kept, self._fresh = self._frames
 
     # --- graphs ---
 
@@ -152,6 +158,7 @@ class Workspace:
             {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
         )
         decoded = self._outputs(0, count)
+        self._check_entries({name: self._scratch[name].rows(0, count) for name in ENTRY}, tracked=True)
         if "masks" not in self._scratch:
             return decoded
         # uint8 of 0 and 1, which has the representation of bool.
@@ -208,14 +215,13 @@ class Workspace:
             correcting: whether the mask belongs to the kept frame and not the fresh one.
 
         Raises:
-            EtamError: the graph failed.
+            EtamError: the graph failed, or (NotFiniteError) its output is NaN or infinite.
         """
         frame = self._kept if correcting else self._fresh
         self.device.upload(mask_logits[None], self._mask_logits["mask_logits"])
-        outputs = {name: self._scratch[name].rows(row, row + 1) for name in ("memory_keys", "memory_values")}
-        self.backend.run(
-            "remember", {**self._mask_logits, "image_features": frame.image_features}, {**outputs, **self._unpooled}
-        )
+        outputs = {name: self._scratch[name].rows(row, row + 1) for name in ENTRY} | self._unpooled
+        self.backend.run("remember", {**self._mask_logits, "image_features": frame.image_features}, outputs)
+        self._check_entries(outputs, tracked=False)
 
     # --- memory ---
 
@@ -235,9 +241,13 @@ class Workspace:
             for name, bank in UNPOOLED.items():
                 self.device.copy(self._unpooled[name].at(0).at(part), self.bank[bank].at(row).at(slot))
 
-    def keep_frame(self) -> None:
-        """Make the fresh frame the kept one, which corrections read. The buffers are exchanged, not copied."""
-        self._kept, self._fresh = self._fresh, self._kept
+    def keep(self, frame: int) -> None:
+        """Make one of the two frames' features the kept ones, which corrections read, and the other ones the fresh.
+
+        Args:
+            frame: 0 or 1; a new workspace keeps 0. The buffers are exchanged, not copied.
+        """
+        self._kept, self._fresh = self._frames[frame], self._frames[1 - frame]
 
     def move_row(self, source: int, target: int) -> None:
         """Copy everything that is kept of the object in row `source` to row `target`."""
@@ -245,22 +255,43 @@ class Workspace:
             self.device.copy(buffer.at(source), buffer.at(target))
 
     def kept_state(self, rows: int) -> dict[str, Buffer]:
-        """The buffers that a saved session consists of, by name, with the rows of the first objects."""
+        """The buffers that a saved session consists of, by name, with the rows of the first objects.
+
+        `kept_tensors` gives their shapes and types.
+        """
         return {
             **{name: buffer.rows(0, rows) for name, buffer in self.bank.items()},
             "image_features": self._kept.image_features,
             "conditioned_features": self._kept.conditioned_features.rows(0, rows),
         }
 
+    def _check_entries(self, buffers: Mapping[str, Buffer], tracked: bool) -> None:
+        """Refuse memory that is NaN or infinite, which would spread to every later frame.
+
+        Args:
+            buffers: parts of memory entries, by the name of the graph's output.
+            tracked: whether they are of the `track` graph, which runs on every frame.
+
+        Raises:
+            NotFiniteError
+        """
+        for name, buffer in buffers.items():
+            values = self.device.view(buffer)
+            if values is None:
+                # Keys are most of an entry, and a linear function of its values: they are not downloaded on every
+                # frame. Keys that overflow float16 alone show in the masks of the next frame, which is rejected.
+                if tracked and name == "memory_keys":
+                    continue
+                values = self.device.download(buffer)
+            if not all_finite(values):
+                raise _not_finite(name)
+
     def _outputs(self, start: int, stop: int) -> list[DecoderOutput]:
         """The decoder's outputs in the scratch rows [start:stop], on the host."""
         arrays = {name: self.device.download(self._scratch[name].rows(start, stop)) for name in DECODED}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise NotFiniteError(
-                    f"the model's output {name} is NaN or infinite, and the frame was rejected; "
-                    "check the bundle's precision and the checkpoint it was exported from"
-                )
+                raise _not_finite(name)
         return [
             DecoderOutput(
                 mask_logits=arrays["mask_logits"][row],
@@ -271,3 +302,26 @@ class Workspace:
             )
             for row in range(stop - start)
         ]
+
+
+def kept_tensors(bundle: Bundle, rows: int) -> dict[str, TensorSpec]:
+    """Names, shapes and types of what `Workspace.kept_state` returns for a number of objects."""
+    track = bundle.manifest.graphs["track"].signature
+    tensors = {tensor.name: tensor for tensor in (*track.inputs, *track.outputs)}
+    names = (*BANK.values(), "image_features", "conditioned_features")
+    return {name: replace(tensors[name], shape=tensors[name].sized(rows)) for name in names}
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether an array of floats, in any shape, holds neither NaN nor infinity."""
+    if values.dtype == np.float16:
+        # NumPy computes with float16 in software. The bits of the exponent, all set for NaN and infinity, are faster.
+        return not ((values.view(np.uint16) & EXPONENT) == EXPONENT).any()
+    return bool(np.isfinite(values).all())
+
+
+def _not_finite(name: str) -> NotFiniteError:
+    return NotFiniteError(
+        f"the model's output {name} is NaN or infinite, and the frame was rejected; "
+        "check the bundle's precision and the checkpoint it was exported from"
+    )

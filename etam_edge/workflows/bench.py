@@ -292,7 +292,8 @@ def _load_torch(ours: _Loaded, checkpoint: Path | None, threads: Threads) -> _Lo
 
         version = prepare_torch(threads if isinstance(threads, int) else None)
     tracker = ours.candidate.tracker
-    assert tracker is not None
+    if tracker is None:
+        raise InputError("the PyTorch model is compared with a bundle; name one")
     if checkpoint is None:
         if tracker.spec != MODELS[NANO.name]:
             raise InputError(

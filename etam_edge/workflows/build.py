@@ -175,7 +175,8 @@ def _platform(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> Engi
 
     if cuda is not None:
         return platform_here(flavour, trt, cuda.gpu)
-    assert target.compute_capability is not None
+    if target.compute_capability is None:
+        raise InputError(f"`target={target.name}` is the GPU that is here, and there is none; name another target")
     return EnginePlatform(flavour, str(trt.__version__), "any", target.compute_capability)
 
 

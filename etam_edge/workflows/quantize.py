@@ -155,7 +155,8 @@ class QuantizationPlan:
             recipe, extra = self.recipe, dict[str, Any]()
             if self.max_drop is not None:
                 clips = self.clips or conversion.clips
-                assert clips is not None, "check_clips refuses a recording without clips"
+                if clips is None:
+                    raise InputError("a recording has no clips to measure the drop of J&F on; add `clips`")
                 recipe, extra = choose_regions(conversion, clips, recipe, self.max_drop, progress)
             with tempfile.TemporaryDirectory(prefix="etam-edge-") as folder:
                 written = conversion.write(Path(folder) / "bundle", recipe, self.precision, extra)

@@ -40,7 +40,8 @@ class Scenes:
             clip = self._scene(rng, side, length, targets, pace, turned)
             if clip is not None:
                 break
-        assert clip is not None, f"no scene in {TRIES} tries of seed {seed}"
+        if clip is None:
+            raise RuntimeError(f"no scene in {TRIES} tries of seed {seed}")
         return clip
 
     def _scene(

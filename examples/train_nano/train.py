@@ -201,7 +201,8 @@ class Trainer:
             if batch.stills is not None:
                 tally = still_losses(self.base, batch.stills, rng, correct=rng.random() < CORRECTED)
             else:
-                assert batch.frames is not None
+                if batch.frames is None:
+                    raise ValueError("a batch has neither stills nor frames")
                 tally = Rollout(self.base, batch.masks.to(self.device), rng).run(
                     batch.frames.to(self.device), batch.plan
                 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from etam_edge.errors import shown
+
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and the exceptions that led to it, the first cause last."""
@@ -22,4 +24,6 @@ def reason(error: BaseException) -> str:
     """
     texts = [cause.strerror for cause in causes(error) if isinstance(cause, OSError) and cause.strerror]
     lines = (texts[-1] if texts else str(error)).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0][:200] if lines[0].isprintable() else shown(lines[0])

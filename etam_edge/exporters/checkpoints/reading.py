@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etam_edge.errors import CheckpointError
+from etam_edge.errors import CheckpointError, shown
 from etam_edge.exporters.checkpoints.causes import reason
+from etam_edge.regular_files import open_archive, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_NAMED = 3
 """Tensors that an error names; it counts the others."""
+MAX_NAME = 200
+MAX_ENTRIES = 100_000
+MAX_EXPANSION = 16
+"""Bytes that an archive may claim to hold for each of its own: weights are stored as they are, or hardly compressed."""
 _ZIP = b"PK"
 _PICKLE = b"\x80"
 _LFS_POINTER = b"version https://git-lfs"
@@ -38,7 +43,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def some(names: Sequence[str]) -> str:
     """The first few names, and the number of the others."""
     more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_name, names[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def _name(text: str) -> str:
+    """A name from a file as part of a sentence: one that no terminal shows is quoted."""
+    return text if text.isprintable() and len(text) <= MAX_NAME else shown(text)
 
 
 def _check_file(path: Path) -> None:
@@ -59,6 +69,8 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"there is no checkpoint at {path}; check the path") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError as error:
+        raise CheckpointError(f"{shown(str(path))} is no name that a file can have; check the path") from error
     if not head:
         raise CheckpointError(f"{path} is empty; download or copy it again")
     if head.startswith(_ZIP):
@@ -84,19 +96,31 @@ def _what_it_is(head: bytes) -> str:
 
 
 def _check_archive(path: Path) -> None:
-    """Check the checksums of a zip archive, the format that torch writes: torch itself does not notice flipped bits."""
+    """Check the checksums of a zip archive, the format that torch writes: torch itself does not notice flipped bits.
+
+    The sizes that the archive claims are looked at before anything is decompressed: entries that share their bytes, or
+    that expand a thousandfold, would keep a reader busy for hours.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, open_archive(file, MAX_ENTRIES) as archive:
+            size, entries = path.stat().st_size, archive.infolist()
+            claimed = max(sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries))
+            if claimed > MAX_EXPANSION * size:
+                raise CheckpointError(
+                    f"{path} has {size} bytes and claims to hold {claimed}, more than weights can be compressed to; "
+                    "download or copy it again"
+                )
             damaged = archive.testzip()
-    except zipfile.BadZipFile:
+    except CheckpointError:
+        raise
+    except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"{path} is cut short or damaged ({path.stat().st_size} bytes, the archive's end is missing); "
-            "download or copy it again"
+            f"{path} is cut short or damaged ({path.stat().st_size} bytes, {reason(error)}); download or copy it again"
         ) from None
-    except (OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # On arbitrary bytes: zlib.error, UnicodeDecodeError, struct.error and others.
         raise CheckpointError(f"{path} is damaged ({reason(error)}); download or copy it again") from error
     if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: {damaged} fails its checksum; download or copy it again")
+        raise CheckpointError(f"{path} is damaged: {_name(damaged)} fails its checksum; download or copy it again")
 
 
 def _read(path: Path) -> Any:
@@ -136,7 +160,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(
@@ -145,7 +168,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # SafetensorError, and KeyError for types that this version does not know.
         raise CheckpointError(f"{path} is damaged ({reason(error)}); download or copy it again") from error
     narrow = (torch.float16, torch.bfloat16)
     return {name: tensor.float() if tensor.dtype in narrow else tensor for name, tensor in tensors.items()}
@@ -170,4 +193,7 @@ def _state_dict(contents: Any, path: Path) -> dict[str, Tensor]:
     if others:
         where = "under the key 'model'" if "model" in contents else "and no key 'model'"
         raise CheckpointError(f"{path} holds entries that are not tensors ({some(others)}) {where}; {_HOW_TO_SAVE}")
+    nested = [str(name) for name, value in tensors.items() if value.is_nested]
+    if nested:
+        raise CheckpointError(f"{path} holds nested tensors ({some(nested)}), which have no shape; {_HOW_TO_SAVE}")
     return {str(name): tensor for name, tensor in tensors.items()}

@@ -1,6 +1,7 @@
 """The four graphs as modules to trace: `encode`, `prompt`, `remember` and `track`.
 
-Every dimension except the leading object axis is a number. Inputs and outputs are in the order of `signatures`.
+Every dimension except the leading object axis is a number. Inputs and outputs are in the order of
+`etam_edge.bundle.graph_signatures`.
 
 Tracing names every node after the modules whose `forward` runs it, and `exporters.regions` assigns regions by those
 names. So the graph modules themselves only call modules: every operation belongs to a module that is in the table of
@@ -14,91 +15,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from etam_edge.bundle import OBJECTS, GraphSignature, TensorSpec
 from etam_edge.exporters.graphs.camera import frame_resize, mask_enlarge
 from etam_edge.exporters.graphs.patches import PatchEmbedding
 from etam_edge.exporters.graphs.static_memory import EntryWriter, StaticMemoryAttention, UnpooledEntryWriter
 from etam_edge.exporters.graphs.static_windows import StaticBlock
 from etam_edge.model import image_encoder as model_encoder
 from etam_edge.model.efficienttam import EfficientTAM, Segmentation
-from etam_edge.model.mask_decoder import MASK_TOKENS
 from etam_edge.spec import (
     EMPTY_BIAS,
     EMPTY_POINT,
     MASK_SOURCE_MASK,
     MASK_SOURCE_NONE,
-    UNPOOLED_SLOTS,
     GraphSizes,
-    ModelSpec,
 )
-
-Shape = tuple[int | str, ...]
-
-
-def _tensors(*rows: tuple[str, str, Shape]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(*row) for row in rows)
-
-
-def signatures(spec: ModelSpec, sizes: GraphSizes) -> dict[str, GraphSignature]:
-    """Names, types and shapes of the inputs and outputs of every graph."""
-    n, c, m, s, low = OBJECTS, spec.width, spec.memory_width, spec.grid, spec.mask_size
-    layers, tokens, slots = spec.memory_layers, spec.memory_tokens, sizes.slots(spec)
-    pointers, points = sizes.pointer_slots(spec), sizes.max_points
-    height, width = sizes.frame_size or (spec.image_size, spec.image_size)
-    frame_features = ("image_features", "float32", (1, c, s, s))
-    segmentation = [
-        ("mask_logits", "float32", (n, low, low)),
-        ("iou", "float32", (n,)),
-        ("object_score", "float32", (n,)),
-        ("object_pointer", "float32", (n, c)),
-        ("mask_choice", "int32", (n,)),
-    ]
-    # Not reduced to one mask and not emptied by the object score, for the segmentation of images.
-    candidates = [
-        ("candidate_logits", "float32", (n, MASK_TOKENS, low, low)),
-        ("candidate_ious", "float32", (n, MASK_TOKENS)),
-    ]
-    entry = [("memory_keys", "float32", (n, layers, tokens, c)), ("memory_values", "float32", (n, tokens, m))]
-    unpooled = [
-        ("unpooled_keys", "float32", (n, UNPOOLED_SLOTS, layers, tokens, c)),
-        ("unpooled_values", "float32", (n, UNPOOLED_SLOTS, tokens, m)),
-    ]
-    masks = [("masks", "uint8", (n, height, width))] if sizes.frame_size else []
-    return {
-        "encode": GraphSignature(
-            inputs=_tensors(("frame", "uint8", (1, height, width, 3))),
-            outputs=_tensors(frame_features),
-        ),
-        "prompt": GraphSignature(
-            inputs=_tensors(
-                ("features", "float32", (n, c, s, s)),
-                ("without_memory", "float32", (n,)),
-                ("points", "float32", (n, points, 2)),
-                ("labels", "int32", (n, points)),
-                ("mask_source", "int32", (n,)),
-                ("previous_logits", "float32", (n, low, low)),
-                ("mask", "uint8", (n, spec.image_size, spec.image_size)),
-                ("multimask", "int32", (n,)),
-            ),
-            outputs=_tensors(*segmentation, *candidates),
-        ),
-        "remember": GraphSignature(
-            inputs=_tensors(frame_features, ("mask_logits", "float32", (n, low, low))),
-            outputs=_tensors(*entry, *(unpooled if spec.pooled else [])),
-        ),
-        "track": GraphSignature(
-            inputs=_tensors(
-                frame_features,
-                ("bank_keys", "float32", (n, slots, layers, tokens, c)),
-                ("bank_values", "float32", (n, slots, tokens, m)),
-                ("time_codes", "int32", (n, slots)),
-                ("slot_bias", "float32", (n, slots)),
-                ("bank_pointers", "float32", (n, pointers, c)),
-                ("pointer_bias", "float32", (n, pointers)),
-            ),
-            outputs=_tensors(*segmentation, *entry, ("conditioned_features", "float32", (n, c, s, s)), *masks),
-        ),
-    }
 
 
 class Neck(nn.Module):
@@ -291,7 +220,7 @@ class TrackGraph(nn.Module):
 
 
 def graph_modules(model: EfficientTAM, sizes: GraphSizes) -> dict[str, nn.Module]:
-    """The four graphs as modules, in the order of `signatures`."""
+    """The four graphs as modules, in the order of `graph_signatures`."""
     return {
         "encode": EncodeGraph(model, sizes),
         "prompt": PromptGraph(model),

@@ -22,7 +22,8 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         convolution = model.image_encoder.trunk.patch_embed.proj
         weight, mean, std = convolution.weight.data.double(), model.pixel_mean.double(), model.pixel_std.double()
-        assert convolution.bias is not None
+        if convolution.bias is None:
+            raise ValueError("the patch embedding has no bias")
         self.size = model.spec.patch_size
         self.linear = nn.Linear(3 * self.size**2, convolution.out_channels)
         # (x / 255 - mean) / std followed by a linear layer is one linear layer of x; exact, since nothing is padded.

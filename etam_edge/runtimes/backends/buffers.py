@@ -81,6 +81,9 @@ class Device(Protocol):
     def download(self, source: Buffer) -> np.ndarray:
         """A copy on the host, once all work submitted before is done."""
 
+    def view(self, source: Buffer) -> np.ndarray | None:
+        """The buffer's own memory as an array, not to be written to; None where the host cannot read it in place."""
+
     def copy(self, source: Buffer, target: Buffer) -> None:
         """Copy within the device.
 
@@ -106,6 +109,9 @@ class HostDevice:
 
     def download(self, source: Buffer) -> np.ndarray:
         return host_view(source).copy()
+
+    def view(self, source: Buffer) -> np.ndarray | None:
+        return host_view(source)
 
     def copy(self, source: Buffer, target: Buffer) -> None:
         check_copy(source, target)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from etam_edge.errors import InputError
+from etam_edge.errors import InputError, shown
 
 AUTO = "auto"
+MAX_THREADS = 1024
+"""More threads for one graph than any machine has cores for."""
 Threads = int | str | None
 """Threads for one graph: a number, or "auto" (None means the same)."""
 
@@ -18,10 +20,10 @@ def thread_count(threads: Threads) -> int | None:
     Raises:
         InputError: it is something else.
     """
-    if threads is None or threads == AUTO:
+    if threads is None or (isinstance(threads, str) and threads == AUTO):
         return None
     if isinstance(threads, bool) or not isinstance(threads, int):
-        raise InputError(f"threads must be a whole number or 'auto', not {threads!r}")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, not {threads}")
+        raise InputError(f"threads must be a whole number or 'auto', not {shown(threads)}")
+    if not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads must be at least 1 and at most {MAX_THREADS}, not {shown(threads)}")
     return threads

@@ -49,7 +49,8 @@ def point_grids(options: EverythingOptions) -> list[np.ndarray]:
     """For the image and each layer of crops, points (P, 2) as (x, y) in shares of the sides, row by row."""
     if options.point_grids is not None:
         return [np.asarray(grid, dtype=np.float64) for grid in options.point_grids]
-    assert options.points_per_side is not None
+    if options.points_per_side is None:
+        raise InputError("`points_per_side` and `point_grids` are both missing; give one of them")
     factor = options.crop_n_points_downscale_factor
     return [_grid(max(1, options.points_per_side // factor**layer)) for layer in range(options.crop_n_layers + 1)]
 

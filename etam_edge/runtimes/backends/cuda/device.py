@@ -84,6 +84,9 @@ class CudaDevice:
             ctypes.memmove(array.ctypes.data + start, self._down.address, size)
         return array
 
+    def view(self, source: Buffer) -> np.ndarray | None:
+        return None
+
     def copy(self, source: Buffer, target: Buffer) -> None:
         check_copy(source, target)
         self.cuda.on_device(target.address, source.address, source.nbytes, self.stream)

@@ -160,6 +160,9 @@ class OrtDevice:
         self.copy(source, staged)
         return np.array(staged.owner.numpy())  # type: ignore[attr-defined]
 
+    def view(self, source: Buffer) -> np.ndarray | None:
+        return None
+
     def copy(self, source: Buffer, target: Buffer) -> None:
         check_copy(source, target)
         binding = self._copy.io_binding()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from etam_edge.errors import BundleError
 from etam_edge.runtimes.backends.onnxruntime.int8_forms import Int8Form
 from etam_edge.runtimes.backends.onnxruntime.onnx_file import DOMAIN, OnnxFile, attribute_of, copy_node, make_node
 from etam_edge.runtimes.backends.onnxruntime.passes.graph_links import GraphLinks, Replacements
@@ -141,7 +142,8 @@ class _Factors:
     def _second_activation(self, name: str, new: list[Any]) -> str:
         """A transpose before the quantization is moved behind it: bytes move faster than floats."""
         quantize = self._graph.writer(name, "QuantizeLinear")
-        assert quantize is not None, "_product looks for it"
+        if quantize is None:
+            raise BundleError(f"factor '{name}' of an int8 product is not quantized; export the bundle again")
         source, scale, zero = quantize.input
         zero = self.zero_point(self._form.second, self._form.second_zero) or zero
         transpose = self._graph.writer(source, "Transpose")
