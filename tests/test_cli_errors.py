@@ -18,7 +18,7 @@ from etam_edge.errors import EtamError, InputError
 
 PACKAGE = Path(etam_edge.__file__).parent
 OPTION = re.compile(r"(?:^|[\s('`])--[a-z]")
-WHOLE_COMMAND = re.compile(r"etam-edge |^(?:[^-]*\{\})? --")
+WHOLE_COMMAND = re.compile(r"etam-edge |python3 -m venv |^(?:[^-]*\{\})? --")
 """A command that can be copied, or an option added to one in a placeholder."""
 OTHER_PROGRAMS = {"benchmark/machine.py", "evaluation/report.py"}
 """Modules with options of nvidia-smi, and with CSS variables."""

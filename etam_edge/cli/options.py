@@ -8,6 +8,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -47,7 +48,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for option in self.params for name in option.opts}
         whole = []
-        for word, following in zip(args, [*args[1:], None], strict=True):
+        for word, following in zip_longest(args, args[1:]):
             whole.append(word)
             if word in known and word in _OPTIONAL_VALUES:
                 value, form = _OPTIONAL_VALUES[word]

@@ -170,7 +170,7 @@ class LiveLoop:
         self._prompts = PromptLog(plan)
 
     def prompts_json(self) -> str:
-        """All prompts of the objects that are tracked, as `track --prompts` reads them. From any thread."""
+        """All prompts of the objects that are tracked, as `etam-edge track --prompts` reads them. From any thread."""
         return self._prompts.to_json(dict(self._labels))
 
     @property

@@ -1,4 +1,4 @@
-"""The prompts of a run, kept as the entries of the file that `track --prompts` reads."""
+"""The prompts of a run, kept as the entries of the file that `etam-edge track --prompts` reads."""
 
 from __future__ import annotations
 

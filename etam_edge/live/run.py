@@ -60,7 +60,8 @@ class LiveResult:
         ending: how the source ended, with the frames that were lost or damaged in it.
         interrupted: whether the process was asked to end, or the window was closed.
         kept: files and folders that were written.
-        prompts: JSON of the prompts of all objects that were tracked at the end, as `track --prompts` reads it.
+        prompts: JSON of the prompts of all objects that were tracked at the end, which `etam-edge track --prompts`
+            reads.
         failure: why the run ended early, or None. What was tracked before is in `kept`.
     """
 

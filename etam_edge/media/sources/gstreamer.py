@@ -67,7 +67,8 @@ def import_gstreamer() -> tuple[Any, Any, Any]:
     except (ImportError, ValueError) as error:
         raise RuntimeUnavailableError(
             f"GStreamer pipelines need PyGObject and GStreamer, which cannot be imported ({error}); install them with: "
-            f"sudo apt install {PACKAGES} (a virtual environment sees them if it is made with --system-site-packages)"
+            f"sudo apt install {PACKAGES} (a virtual environment sees "
+            "them if it is made with `python3 -m venv --system-site-packages`)"
         ) from error
     Gst.init(None)
     return Gst, GstVideo, GLib
