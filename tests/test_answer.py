@@ -46,7 +46,7 @@ def test_graphs_answer_as_the_model(bundle: Bundle) -> None:
     assert check_answer(bundle, backend(bundle)) < 1e-4
 
 
-def test_camera_bundle_gives_its_own_answer(camera_bundle: CameraBundleMaker) -> None:
+def test_camera_bundle_answers_as_the_model(camera_bundle: CameraBundleMaker) -> None:
     bundle = Bundle.load(camera_bundle(CAMERA))
     assert check_answer(bundle, backend(bundle)) < TOLERANCE["fp32"] / 2
 

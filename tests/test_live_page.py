@@ -81,7 +81,9 @@ class Page:
     def until(self, condition: Callable[[], Any], seconds: float = 30) -> Any:
         end = time.monotonic() + seconds
         while not (found := condition()):
-            assert time.monotonic() < end, f"it did not happen; the page says: {self.find('#toast').text!r}"
+            if time.monotonic() > end:
+                self.screenshot("failed")
+                pytest.fail(f"it did not happen; the page says {self.find('#toast').text!r} and {self.errors()}")
             time.sleep(0.05)
         return found
 
@@ -205,7 +207,7 @@ def test_an_object_is_clicked_followed_corrected_named_and_removed(nano_bundle: 
         page.drag(0.7, 0.6, 0.95, 0.95)
         page.until(lambda: page.ids() == [1, 2])
         assert "box" in json.loads(loop.prompts_json())[-1]
-        name = page.rows()[2].find_element("css selector", "input")
+        name = page.until(lambda: page.rows().get(2)).find_element("css selector", "input")
         name.send_keys("floor", webdriver.Keys.ENTER)
         page.until(lambda: '"label": "floor"' in loop.prompts_json())
         page.screenshot("4_two_objects")

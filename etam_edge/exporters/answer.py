@@ -6,9 +6,11 @@ from etam_edge.bundle import Answer, Bundle
 from etam_edge.errors import ExportError
 from etam_edge.model.efficienttam import EfficientTAM
 from etam_edge.model.reference_tracker import ReferenceTracker
+from etam_edge.recipe import FP32
 from etam_edge.runtimes.answer import (
     FRAMES,
     MODEL,
+    TOLERANCE,
     answer_from,
     bundle_answer,
     difference,
@@ -20,10 +22,6 @@ from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
 from etam_edge.runtimes.prompts import prepare
 from etam_edge.runtimes.resample import resize_frame
 from etam_edge.spec import GraphSizes
-
-TOLERANCE, CAMERA_TOLERANCE = 5e-3, 2e-2
-"""Largest difference of a bundle's answer from the model's. A bundle with a frame size resizes in float32, which rounds
-about one pixel in ten thousand to another level than the reference does."""
 
 
 def model_answer(model: EfficientTAM, sizes: GraphSizes) -> Answer:
@@ -55,21 +53,15 @@ def model_answer(model: EfficientTAM, sizes: GraphSizes) -> Answer:
     )
 
 
-def check_against_model(bundle: Bundle, expected: Answer) -> Answer:
+def check_against_model(bundle: Bundle, expected: Answer) -> None:
     """Check that a bundle gives the model's answer: graphs, host and manifest together.
-
-    Returns:
-        the answer to store: the model's, or the bundle's own where that one resizes frames.
 
     Raises:
         ExportError: it gives another one.
     """
-    own = bundle_answer(bundle, OnnxRuntimeBackend(bundle, provider="cpu"))
-    found, camera = difference(own, expected), bundle.manifest.sizes.frame_size is not None
-    allowed = CAMERA_TOLERANCE if camera else TOLERANCE
-    if not found <= allowed:
+    found = difference(bundle_answer(bundle, OnnxRuntimeBackend(bundle, provider="cpu")), expected)
+    if not found <= TOLERANCE[FP32]:
         raise ExportError(
             f"the bundle does not track as the PyTorch model does: its answer to a fixed stream differs by {found:.2g} "
-            f"of its size (allowed {allowed}); nothing was written"
+            f"of its size (allowed {TOLERANCE[FP32]}); nothing was written"
         )
-    return own if camera else expected

@@ -211,6 +211,7 @@ class _Viewer:
             "playing": status.playing,
             "ended": status.ended,
             "prompts": status.prompts,
+            "snapshot": 0 if newest is None else newest.number,
             "objects": [] if newest is None else objects_of(newest),
         }
 

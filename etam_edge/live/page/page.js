@@ -11,6 +11,7 @@ let socket = null;
 let attempts = 0;
 let hello = { mode: "live", maxObjects: 0 };
 let picture = null;        // the picture that is shown: header, labels
+let newest = 0;            // number of the newest snapshot that was shown on this connection
 let objects = [];          // the newest objects, by the status or the picture
 let status = null;
 let frozen = false;
@@ -28,7 +29,7 @@ function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   socket = new WebSocket(`${scheme}//${location.host}${location.pathname.replace(/[^/]*$/, "")}socket`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => { attempts = 0; frozen = false; showFreeze(); showState(); };
+  socket.onopen = () => { attempts = 0; newest = 0; frozen = false; showFreeze(); showState(); };
   socket.onmessage = (event) => (typeof event.data === "string" ? receive(JSON.parse(event.data)) : receivePicture(event.data));
   socket.onclose = () => {
     pending = [];
@@ -57,7 +58,8 @@ function receive(message) {
     byId("finish").hidden = !(controlled && message.saves);
   } else if (message.type === "status") {
     status = message;
-    setObjects(message.objects);
+    // The answer to a click on an older picture is newer than the frame that the state was reported with.
+    if (message.snapshot >= newest) setObjects(message.objects);
     showStatus();
   } else if (message.type === "answer") {
     pending.shift();
@@ -76,7 +78,9 @@ async function receivePicture(data) {
     createImageBitmap(new Blob([new Uint8Array(data, start, header.image)], { type: "image/jpeg" })),
     inflate(new Uint8Array(data, start + header.image, header.labels)),
   ]);
-  if (frozen && header.snapshot !== awaited) return;
+  // Decoding takes a different time for each picture: an older one does not replace a newer one.
+  if (header.snapshot < newest || (frozen && header.snapshot !== awaited)) return;
+  newest = header.snapshot;
   picture = { header, image, labels };
   setObjects(header.objects);
   draw();
@@ -136,12 +140,17 @@ function draw() {
       if (tones[place]) tag(context, object, x / count, y / count, tones[place], width);
     }
   });
-  for (const row of byId("objects").children) {
-    row.dataset.centre = JSON.stringify(picture.centres[row.dataset.id] ?? null);
-  }
+  showCentres();
   view.dataset.snapshot = header.snapshot;
   view.dataset.index = header.index;
   drawMarks();
+}
+
+// Where the masks are, in pixels of the frame, for programs that drive the page.
+function showCentres() {
+  for (const row of byId("objects").children) {
+    row.dataset.centre = JSON.stringify((picture && picture.centres && picture.centres[row.dataset.id]) ?? null);
+  }
 }
 
 function tag(context, object, x, y, tone, width) {
@@ -293,6 +302,7 @@ function setObjects(list) {
   byId("none").hidden = list.length > 0;
   byId("count").textContent = list.length ? `${list.length} of at most ${hello.maxObjects}` : "";
   byId("reset").disabled = !list.length;
+  showCentres();
 }
 
 function addRow(object) {
@@ -408,7 +418,7 @@ function showStatus() {
   byId("save").classList.toggle("off", !status.prompts);
   const share = status.frames + status.skipped ? 100 * status.skipped / (status.frames + status.skipped) : 0;
   const middle = (values) => (values.p50 === null ? "–" : `${values.p50.toFixed(0)} / ${values.p95.toFixed(0)} / ${values.p99.toFixed(0)} ms`);
-  byId("figures").textContent = `${status.frames} frames in ${status.seconds.toFixed(0)} s. Age ${middle(status.age)}, frame time `
+  byId("figures").textContent = `${status.frames} ${status.frames === 1 ? "frame" : "frames"} in ${status.seconds.toFixed(0)} s. Age ${middle(status.age)}, frame time `
     + `${middle(status.frameTime)} (p50 / p95 / p99). ${status.skipped} skipped (${share.toFixed(1)} %).`
     + (status.connections > 1 ? ` The source was opened ${status.connections} times.` : "");
   // Columns of a second: frames, skipped, age, worst age, frame time, worst frame time.
@@ -430,7 +440,7 @@ function plot(canvas, values, worst, unit) {
   Object.assign(canvas, { width: width * scale, height: height * scale });
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
-  const most = nice(Math.max(...(worst ?? values).filter((value) => value != null), 1e-3));
+  const most = nice(Math.max(...(worst ?? values).filter((value) => value != null), worst ? 1 : 5));
   const step = width / 120;
   const x = (place) => width - (values.length - place - 0.5) * step;
   const y = (value) => height - 1 - (height - 4) * value / most;
