@@ -24,6 +24,8 @@ def thread_count(threads: Threads) -> int | None:
         return None
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise InputError(f"threads must be a whole number or 'auto', not {shown(threads)}")
-    if not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads must be at least 1 and at most {MAX_THREADS}, not {shown(threads)}")
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, not {shown(threads)}")
+    if threads > MAX_THREADS:
+        raise InputError(f"threads must be at most {MAX_THREADS}, not {shown(threads)}")
     return threads
