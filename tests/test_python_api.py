@@ -46,6 +46,8 @@ def test_page_exports_and_quantizes(page: dict[str, Any]) -> None:
     assert encoder.recipe.int8_regions == ("vit_windowed", "vit_global")
     assert encoder.calibration.clips == int8.calibration.clips
     assert int8.calibration.samples["track"] == 8
+    for name in ("nano-fp32", "nano-int8", "nano-fp16"):
+        assert verify_answer(Bundle.load(here / "bundles" / name)) < 1e-3
 
 
 @pytest.mark.full
@@ -96,6 +98,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 sys.argv = ["etam-edge", *sys.argv[1:]]
 from etam_edge.cli.app import main
+from etam_edge.workflows.verify import verify_answer
 
 main()
 """

@@ -95,7 +95,7 @@ class Conversion:
         """
         from etam_edge.calibration.fp16_range import check_fp16_range, check_overflow
         from etam_edge.calibration.qdq import QdqQuantizer
-        from etam_edge.calibration.trial import store_answer, try_graphs
+        from etam_edge.calibration.trial import try_graphs
         from etam_edge.exporters.precision import derive_bundle
 
         ranges = check_fp16_range(self.ranges, self.regions, recipe)
@@ -108,10 +108,10 @@ class Conversion:
         written = derive_bundle(self.source, output, recipe, precision, calibration, QdqQuantizer(self.ranges))
         try:
             try_graphs(written, self.recording)
-            return store_answer(written)
         except BaseException:
             shutil.rmtree(output, ignore_errors=True)
             raise
+        return written
 
     def tracker(self, recipe: Recipe, threads: Threads = AUTO) -> Tracker:
         """A tracker of a recipe, for measurements of accuracy: fp16 is rounded after every operation, as on a GPU.

@@ -14,6 +14,7 @@ from etam_edge.errors import InputError
 from etam_edge.recipe import FP16, FP32, INT8, MIXED, Recipe
 from etam_edge.workflows.clips import PathLike, check_frame_shapes, load_calibration, load_clips
 from etam_edge.workflows.conversion import Conversion
+from etam_edge.workflows.packages import export_packages
 from etam_edge.workflows.progress import ProgressCallback
 from etam_edge.workflows.sensitivity import choose_regions
 
@@ -150,6 +151,9 @@ class QuantizationPlan:
         Raises:
             InputError, ExportError: as of `quantize`.
         """
+        with export_packages("another precision"):
+            from etam_edge.calibration.trial import store_answer
+
         stage = "calibration" if self.recipe.int8_regions else "fp16 range"
         with Conversion(source, self.calibration, stage, progress) as conversion:
             recipe, extra = self.recipe, dict[str, Any]()
@@ -160,7 +164,7 @@ class QuantizationPlan:
                 recipe, extra = choose_regions(conversion, clips, recipe, self.max_drop, progress)
             with tempfile.TemporaryDirectory(prefix="etam-edge-") as folder:
                 written = conversion.write(Path(folder) / "bundle", recipe, self.precision, extra)
-                return written.copy_to(output, overwrite)
+                return store_answer(written).copy_to(output, overwrite)
 
 
 def plan_quantization(
