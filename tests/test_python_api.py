@@ -14,6 +14,7 @@ import etam_edge
 from etam_edge import Bundle, Progress, Recipe
 from etam_edge.errors import BundleError, InputError
 from etam_edge.workflows.progress import Stage
+from etam_edge.workflows.verify import verify_answer
 
 PAGE = Path(__file__).parents[1] / "docs" / "python_api.md"
 
@@ -98,7 +99,6 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 sys.argv = ["etam-edge", *sys.argv[1:]]
 from etam_edge.cli.app import main
-from etam_edge.workflows.verify import verify_answer
 
 main()
 """
