@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.printable import one_line
+
+logger = logging.getLogger(__name__)
 
 WIDTH = 9.6
 """Inches."""
@@ -27,6 +31,22 @@ def need_matplotlib() -> Any:
             f"plots need matplotlib, which cannot be imported ({error}); install it with: {INSTALL}"
         ) from error
     return Figure
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed. If not, a warning says that there will be figures without plots."""
+    try:
+        need_matplotlib()
+    except RuntimeUnavailableError as error:
+        logger.warning("%s; figures are written without plots", error)
+        return False
+    return True
+
+
+def plain(text: str) -> str:
+    """A name as matplotlib shows it literally: it reads dollars as formulas, and hides labels that begin with "_"."""
+    shown = one_line(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def make_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:

@@ -19,7 +19,6 @@ from etam_edge.benchmark.stages import OTHER, STAGES
 from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import TENSORRT
 from etam_edge.cli.app import app
-from etam_edge.errors import RuntimeUnavailableError
 from etam_edge.runtimes.backends.tensorrt import backend as tensorrt_backend
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import platform_here
 from etam_edge.spec import Pooling
@@ -221,11 +220,18 @@ def test_a_bundle_that_is_not_there_or_damaged(bundle: Path, tmp_path: Path) -> 
     refused(run(damaged), "encode.onnx")
 
 
-def test_without_matplotlib_nothing_begins(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_there_are_figures_and_no_plots(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a second run take the place of the first ones, which are kept."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = run(bundle)
-    refused(result, 'pip install "etam-edge[check]"')
-    assert isinstance(result.exception, RuntimeUnavailableError)
+    for _ in range(2):
+        result = run(bundle, "--objects", 1, *SHORT)
+        assert result.exit_code == 0, result.output
+        assert 'pip install "etam-edge[check]"; figures are written without plots' in result.output
+    folder = Path("out/bench") / bundle.name
+    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "history"]
+    [earlier] = (folder / "history").iterdir()
+    before, after = (json.loads((place / "bench.json").read_text()) for place in (earlier, folder))
+    assert before["runs"] != after["runs"]
 
 
 def test_busy_threads_and_matrix_speed(bundle: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from etam_edge import atomic
-from etam_edge.bundle import Bundle, ReferenceBundle, sha256_of
+from etam_edge.bundle import Accuracy, Bundle, ReferenceBundle, sha256_of
+from etam_edge.bundle.checks import read_checks
 from etam_edge.cli.app import app
-from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.errors import BundleError, RuntimeUnavailableError
+from etam_edge.printable import printable
 from etam_edge.spec import Pooling
 from etam_edge_testing.davis import HEIGHT, WIDTH, frame, labels, write_clip
 from etam_edge_testing.manifests import write_manifest
@@ -107,7 +112,7 @@ def run(bundle: Path, reference: Path, clips: Path, *arguments: object) -> Resul
 
 
 def report(folder: Path) -> tuple[dict[str, Any], str]:
-    assert sorted(path.name for path in folder.iterdir()) == ["check.json", "report.html"]
+    assert {path.name for path in folder.iterdir()} - {"history"} == {"check.json", "report.html"}
 
     def no_number(text: str) -> None:
         raise AssertionError(f"{text} is no JSON")
@@ -182,7 +187,7 @@ def test_the_verdict_goes_into_the_manifest_and_inspect_shows_it(bundle: Path, c
     [line] = [
         line for line in CliRunner().invoke(app, ["inspect", str(bundle)]).output.splitlines() if "accuracy" in line
     ]
-    assert "passed: J&F drop 0.00 points, smallest IoU 1.000, against whole over 2 clips" in line
+    assert "passed: J&F drop 0.00 points (at most 1), smallest IoU 1.000, against whole over 2 clips" in line
 
 
 @pytest.mark.parametrize("kind", ["weights", "time codes"])
@@ -337,16 +342,18 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(
     folder = Path("checks/whole-against-whole")
     assert run(bundle, bundle, bare, "--min-iou", 0.5).exit_code == 0
     before = report(folder)
-    replace = Path.replace
+    replace = os.replace
 
-    def full(path: Path, target: Path) -> Path:
-        if target.suffix in (".html", ".json") and "checks" in target.parts:
-            raise OSError(28, "No space left on device", str(path))
-        return replace(path, target)
+    def full(path: Path, target: Path) -> None:
+        if target.name == "report.html":
+            raise OSError(28, "No space left on device", str(target))
+        replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", full)
-    refused(run(bundle, bundle, bare, "--min-iou", 0.5), "could not be written (No space left on device)")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        refused(run(bundle, bundle, bare, "--min-iou", 0.5), "could not be written (No space left on device)")
     assert report(folder) == before
+    assert sorted(path.name for path in folder.iterdir()) == ["check.json", "report.html"]
 
 
 def test_other_weights_are_said(bundle: Path, bare: Path, tmp_path: Path) -> None:
@@ -359,13 +366,106 @@ def test_other_weights_are_said(bundle: Path, bare: Path, tmp_path: Path) -> Non
     assert "come from different checkpoints" in result.output
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "cv2"])
-def test_a_missing_package_is_said_before_any_work(
-    package: str, bundle: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_without_matplotlib_there_are_figures_and_no_plots(
+    bundle: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without("matplotlib", monkeypatch)
+    result = run(bundle, bundle, bare, "--min-iou", 0.5)
+    assert result.exit_code == 0, result.output
+    assert 'pip install "etam-edge[check]"; figures are written without plots' in result.output
+    figures, page = report(Path("checks/whole-against-whole"))
+    assert figures["verdict"]["passed"] is True
+    assert "There are no plots" in page
+    assert page.count("data:image/") == 3, "the worst frame needs no matplotlib"
+
+
+def test_every_check_is_kept(bundle: Path, bare: Path) -> None:
+    """A later check with looser thresholds hides neither the verdict nor the report of the release."""
+    assert run(bundle, bundle, bare, "--min-iou", 1, "--max-frames", 4).exit_code == 0
+    first = Bundle.load(bundle).manifest.accuracy
+    folder = Path("checks/whole-against-whole")
+    before = report(folder)
+    for _ in range(2):
+        assert run(bundle, bundle, bare, "--min-iou", 0.25, "--max-frames", 3).exit_code == 0
+    verdicts = read_checks(bundle)
+    assert verdicts[0] == first
+    assert [one.thresholds["min_iou"] for one in verdicts] == [1, 0.25, 0.25]
+    assert verdicts[-1] == Bundle.load(bundle).manifest.accuracy
+    for one in verdicts:
+        assert one.cpu
+        assert one.created
+    assert [[(clip.name, clip.frames) for clip in one.clips] for one in verdicts] == [
+        [("bare", 4)],
+        [("bare", 3)],
+        [("bare", 3)],
+    ]
+    # The reports are kept, too; the latest one is where it always is.
+    history = sorted((folder / "history").iterdir())
+    assert len(history) == 2
+    assert report(history[0]) == before
+    assert report(folder)[0]["thresholds"]["min_iou"] == 0.25
+    said = CliRunner().invoke(app, ["inspect", str(bundle)]).output
+    assert "smallest IoU 1.000 (at least 0.25), against whole over 1 clip" in said
+    assert "earlier check: passed: smallest IoU 1.000 (at least 1), against whole over 1 clip" in said
+
+
+def test_a_bundle_that_was_exported_again_meanwhile_gets_no_verdict(bundle: Path, damaged: Damager) -> None:
+    loaded = Bundle.load(bundle)
+    other = Bundle.load(damaged("weights")).copy_to(bundle, overwrite=True)
+    with pytest.raises(BundleError, match="was exported again while it was checked"):
+        loaded.store_accuracy(Accuracy(passed=True))
+    assert Bundle.load(bundle).identity == other.identity
+    assert Bundle.load(bundle).manifest.accuracy is None
+    assert read_checks(bundle) == []
+
+
+def test_verdicts_of_two_processes_are_both_kept(bundle: Path) -> None:
+    """Each loaded the bundle before the other one wrote, and a reader never sees half a manifest."""
+    loaded = [Bundle.load(bundle) for _ in range(8)]
+    threads = [
+        threading.Thread(target=one.store_accuracy, args=(Accuracy(passed=True, runtime=str(number)),))
+        for number, one in enumerate(loaded)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        Bundle.load(bundle)
+    assert sorted(one.runtime for one in read_checks(bundle)) == [str(number) for number in range(8)]
+
+
+def test_the_verdict_of_a_bundle_without_a_history_begins_one(bundle: Path) -> None:
+    first = Bundle.load(bundle).store_accuracy(Accuracy(passed=False, created="before"))
+    (bundle / "checks.jsonl").unlink()
+    first.store_accuracy(Accuracy(passed=True, created="after"))
+    assert [one.created for one in read_checks(bundle)] == ["before", "after"]
+    with open(bundle / "checks.jsonl", "a") as file:
+        file.write('half a li\n[1]\n{"passed": true, "clips": 3}\n')
+    assert [one.created for one in read_checks(bundle)] == ["before", "after"]
+
+
+def test_names_of_clips_are_shown_as_they_are(bundle: Path, tmp_path: Path) -> None:
+    """To matplotlib, rich, HTML and terminals they are text: no formula, no markup, no escape sequence."""
+    odd = sorted(["$x^{$", "_hidden", "[red]x[bold", "a\x1b[31mb\nc", "caf\udce9"])
+    for name in odd:
+        write_clip(tmp_path / "odd", name, 4, annotated=[0, 1, 2])
+    result = run(bundle, bundle, tmp_path / "odd", "--output", "out", "--max-frames", 3)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "\x1b" not in result.output
+    figures, page = report(Path("out"))
+    for name in odd:
+        assert html.escape(printable(name)) in page
+    assert sorted(clip["name"] for clip in figures["comparison"]["clips"]) == odd
+    assert sorted(clip.name for clip in Bundle.load(bundle).manifest.accuracy.clips) == odd
+
+
+def test_a_missing_package_is_said_before_any_work(bundle: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without("cv2", monkeypatch)
     result = run(bundle, bundle, clips)
     refused(result, 'pip install "etam-edge[check]"')
     assert isinstance(result.exception, RuntimeUnavailableError)
@@ -384,6 +484,7 @@ def test_fp16_is_rounded_on_a_cpu_unless_told_otherwise(bundle: Path, clips: Pat
         figures = json.loads((tmp_path / option / "check.json").read_text())
         runtime = figures["candidate"]["runtime"]
         assert (runtime == "onnxruntime (cpu), fp16 rounded after every operation") == (option == "--round-fp16")
+        assert f"candidate {runtime}, reference onnxruntime (cpu)" in result.output
         assert figures["reference"]["runtime"] == "onnxruntime (cpu)"
         assert figures["candidate"]["name"] == "half"
         assert figures["comparison"]["candidate_latency"]["median"] > 0

@@ -14,8 +14,8 @@ import pytest
 import etam_edge
 
 PACKAGE = Path(etam_edge.__file__).parent
-FOUNDATION = {"errors", "atomic", "cpu", "filesystem", "interrupts", "json_fields", "plotting", "recipe"}
-FOUNDATION |= {"regular_files", "spec"}
+FOUNDATION = {"errors", "atomic", "cpu", "filesystem", "interrupts", "json_fields", "plotting", "printable"}
+FOUNDATION |= {"recipe", "regular_files", "spec"}
 """Modules outside every room. Every room may import them."""
 CUDA, ONNXRUNTIME, OPENVINO, TENSORRT = (
     f"runtimes.backends.{name}" for name in ("cuda", "onnxruntime", "openvino", "tensorrt")

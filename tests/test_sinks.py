@@ -402,6 +402,36 @@ def test_signals_wait_until_a_frame_is_in_every_output(number: signal.Signals) -
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_work_that_only_looks_at_a_flag_ends_with_the_signal_it_got() -> None:
+    from etam_edge.interrupts import Terminated, interrupts_noted, raising_on_termination
+
+    def run() -> None:
+        with raising_on_termination(), interrupts_noted() as pressed:
+            assert not pressed()
+            signal.raise_signal(signal.SIGTERM)
+            if pressed():
+                raise KeyboardInterrupt
+
+    with pytest.raises(Terminated) as caught:
+        run()
+    assert caught.value.number == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ignored_signals_stay_ignored() -> None:
+    """As under nohup, which ignores SIGHUP."""
+    from etam_edge.interrupts import interrupts_held, raising_on_termination
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with raising_on_termination(), interrupts_held():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 # --- labels ---
 
 

@@ -48,7 +48,7 @@ def look_at_machine(root: Path) -> Machine:
         python=platform.python_version(),
         cpu=_cpu(_read(root / "proc/cpuinfo")) or model or platform.processor() or platform.machine(),
         instruction_set=cpu_kind(root),
-        cores=_cores(),
+        cores=cores(),
         memory=memory.get("MemTotal"),
         memory_available=memory.get("MemAvailable"),
         cuda_driver=driver,
@@ -72,7 +72,7 @@ def _cpu(cpuinfo: str) -> str:
     return match[1].strip() if match else ""
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -8,7 +8,7 @@ import numpy as np
 
 from etam_edge.benchmark.result import Benchmark
 from etam_edge.benchmark.stages import OTHER, STAGES
-from etam_edge.plotting import add_legend, make_figure, to_png
+from etam_edge.plotting import add_legend, make_figure, plain, to_png
 
 MAX_MILLISECONDS = 99.5
 """Percentile at which the axis of times ends: one slow frame would flatten all others."""
@@ -31,8 +31,7 @@ def latency_plot(benchmark: Benchmark) -> bytes:
         for number, side in enumerate(run.sides):
             label = f"{_label(side.side, run.objects)}, median {side.whole.p50:.1f}"
             style = "-" if number == 0 else "--"
-            # matplotlib leaves out what begins with an underscore.
-            axes.plot(side.milliseconds, style, linewidth=1.0, alpha=0.85, label=label.lstrip("_"))
+            axes.plot(side.milliseconds, style, linewidth=1.0, alpha=0.85, label=label)
             tallest = max(tallest, float(np.percentile(side.milliseconds, MAX_MILLISECONDS)))
     axes.axvspan(-0.5, benchmark.warm_up - 0.5, color="#eeeeee", zorder=0)
     axes.set(
@@ -84,5 +83,4 @@ def stage_bars(bars: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
 
 def _label(side: str, objects: int) -> str:
     name = side if len(side) <= LONGEST_NAME else f"{side[: LONGEST_NAME - 1]}\u2026"
-    # A dollar sign would begin a formula.
-    return f"{name}, {objects} object{'s' if objects > 1 else ''}".replace("$", r"\$")
+    return plain(f"{name}, {objects} object{'s' if objects > 1 else ''}")

@@ -15,13 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from etam_edge import atomic
+from etam_edge.bundle.checks import append_check
 from etam_edge.bundle.hashes import sha256_of
 from etam_edge.bundle.manifest import MANIFEST, Manifest
 from etam_edge.bundle.onnx_structure import read_structure
 from etam_edge.bundle.signatures import GRAPH_NAMES, GraphEntry, signature_problems
 from etam_edge.bundle.summaries import Accuracy
 from etam_edge.errors import BundleError
+from etam_edge.recipe import FP16, INT8
 from etam_edge.regular_files import checked_path, open_regular
+from etam_edge.spec import MODELS
 
 MAX_MANIFEST = 16 << 20
 """Bytes of a manifest. A mixed one with many trials has some 200 kB."""
@@ -47,10 +50,11 @@ class Bundle:
             BundleError: there is no bundle at `path`, or it is damaged, changed, foreign or of another schema version.
         """
         path = checked_path(path, "bundle")
+        atomic.recover_directory(path)
         manifest_path = path / MANIFEST
         try:
             if not os.path.lexists(path):
-                raise BundleError(f"there is no bundle at {path}; make one with: etam-edge export --output {path}")
+                raise BundleError(f"there is no bundle at {path}; make one with: {_export_command(path)}")
             if not manifest_path.is_file():
                 raise BundleError(
                     f"{path} is not a bundle: it has no {MANIFEST}; name a directory that `etam-edge export` wrote"
@@ -100,15 +104,25 @@ class Bundle:
         return Bundle(path, self.manifest)
 
     def store_accuracy(self, accuracy: Accuracy) -> Bundle:
-        """Store the result of an accuracy check in the manifest on disk, and return the bundle with it.
+        """Store the result of an accuracy check in the manifest on disk and in `checks.jsonl`.
+
+        Returns:
+            the bundle with it.
 
         Raises:
-            BundleError: the manifest cannot be written. It stays as it was.
+            BundleError: another bundle has taken this one's place since it was loaded, or the files cannot be written.
+                They stay as they were.
         """
-        manifest = replace(self.manifest, accuracy=accuracy)
         try:
-            with atomic.atomic_file(self.path / MANIFEST) as file:
-                file.write(manifest.to_json().encode())
+            with atomic.locked_directory(self.path):
+                text = (self.path / MANIFEST).read_text(encoding="utf-8")
+                current = Bundle(self.path, Manifest.from_json(text, self.path / MANIFEST))
+                if current.identity != self.identity:
+                    raise BundleError(f"{self.path} was exported again while it was checked; check it again")
+                append_check(self.path, accuracy, current.manifest.accuracy)
+                manifest = replace(current.manifest, accuracy=accuracy)
+                with atomic.atomic_file(self.path / MANIFEST) as file:
+                    file.write(manifest.to_json().encode())
         except OSError as error:
             raise BundleError(f"{self.path / MANIFEST} cannot be written ({error.strerror})") from error
         return Bundle(self.path, manifest)
@@ -161,6 +175,14 @@ class Bundle:
                 f"{path} has other inputs or outputs than its manifest says ({', '.join(differing[:4])}); "
                 "export the bundle again"
             )
+
+
+def _export_command(path: Path) -> str:
+    """The command that makes a bundle of this name, which tells the model where it begins with one."""
+    model = next((name for name in sorted(MODELS, key=len, reverse=True) if path.name.startswith(name)), "MODEL")
+    precision = next((f" --precision {one}" for one in (FP16, INT8) if path.name.endswith(f"-{one}")), "")
+    how = " (etam-edge models lists the models)" if model == "MODEL" else ""
+    return f"etam-edge export --model {model}{precision} --output {path}{how}"
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -1,12 +1,13 @@
 """`etam-edge`: the commands, and how their errors end the program.
 
-Exit codes: 0 done, 1 a check is outside its thresholds, 2 the call or its input is wrong, 130 Ctrl-C. A user's error is
-printed in one line; a defect of this package shows its traceback.
+Exit codes: 0 done, 1 a check is outside its thresholds, 2 the call or its input is wrong or this package has a defect,
+130 Ctrl-C, 143 SIGTERM. A user's error is printed in one line; a defect shows its traceback.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -30,6 +31,8 @@ from etam_edge.cli.selftest import selftest
 from etam_edge.cli.sensitivity import sensitivity
 from etam_edge.cli.track import track
 from etam_edge.errors import EtamError
+from etam_edge.interrupts import exit_code, raising_on_termination
+from etam_edge.printable import one_line
 
 app = typer.Typer(
     name="etam-edge",
@@ -77,12 +80,22 @@ def program(
 
 
 def main() -> None:
-    """Entry point of the `etam-edge` script."""
+    """Run the command that the process was called with."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding does not have is no reason to fail.
+        if getattr(stream, "errors", "") == "strict":
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        with raising_on_termination():
+            app()
     except EtamError as error:
-        print(f"etam-edge: {error}", file=sys.stderr)
+        print(f"etam-edge: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("etam-edge: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
+    except Exception:
+        # Python's own exit code would be 1, which says that a check failed.
+        traceback.print_exc()
+        print("etam-edge: this is a defect of etam-edge; please report it with the lines above", file=sys.stderr)
+        sys.exit(2)

@@ -102,7 +102,7 @@ def bench(
             progress=progress,
         )
     show(result.figures)
-    out.print(", ".join(map(str, result.files)), markup=False, emoji=False)
+    out.print(", ".join(map(str, result.files)))
     _name_next(bundle, against)
 
 

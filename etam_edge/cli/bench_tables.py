@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from etam_edge.cli.console import err, megabytes, out
 from etam_edge.workflows.bench import DESCRIPTION, Benchmark, ObjectsRun, Side, Timing
@@ -16,7 +15,7 @@ def show(result: Benchmark) -> None:
     """Print all of it; what casts doubt on it goes to standard error."""
 
     def say(name: str, text: str) -> None:
-        out.print(f"{name + ':':<18}{text}", markup=False, emoji=False)
+        out.print(f"{name + ':':<18}{text}")
 
     _print_frames(result)
     for run in result.runs:
@@ -55,7 +54,7 @@ def show(result: Benchmark) -> None:
     if result.busy:
         say("busy", f"measured beside {result.busy} {DESCRIPTION}")
     for warning in result.noise.warnings:
-        err.print(f"warning: {warning}", markup=False, emoji=False)
+        err.print(f"warning: {warning}")
 
 
 def _print_frames(result: Benchmark) -> None:
@@ -86,7 +85,7 @@ def _print_frames(result: Benchmark) -> None:
                 *(f"{value:.1f}" for value in starting),
             )
             # A bundle's name may look like markup.
-            table.add_row(*map(Text, cells))
+            table.add_row(*cells)
     out.print(table)
 
 
@@ -102,7 +101,7 @@ def _print_stages(result: Benchmark, run: ObjectsRun) -> None:
     )
     table.add_column("stage")
     for name, _ in staged:
-        table.add_column(Text(name), justify="right")
+        table.add_column(name, justify="right")
 
     def add(name: str, timings: Sequence[Timing | None]) -> None:
         texts = [f"{one.p50:.2f} / {one.p95:.2f} / {one.p99:.2f}" if one is not None else "" for one in timings]

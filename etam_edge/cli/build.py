@@ -63,15 +63,15 @@ def build(
             progress=progress,
         )
     count, size = len(result.engines), megabytes(result.size)
-    out.print(f"{result.bundle.path}: {count} engines, {size}, for {result.platform}", markup=False)
+    out.print(f"{result.bundle.path}: {count} engines, {size}, for {result.platform}")
     precision = result.bundle.manifest.precision
-    out.print(f"  1 to {result.max_objects} objects, {precision}; {result.target.advice}", markup=False)
+    out.print(f"  1 to {result.max_objects} objects, {precision}; {result.target.advice}")
     if layers:
         _show_layers(result)
     for name, text in result.warnings:
-        out.print(f"  {name}: {text}", markup=False)
+        out.print(f"  {name}: {text}")
     if not result.loaded:
-        out.print("  compiled for that GPU, and not loaded: it is not in this machine", markup=False)
+        out.print("  compiled for that GPU, and not loaded: it is not in this machine")
     next_command(f"{shlex.join(['etam-edge', 'track', str(bundle)])} VIDEO --point X,Y")
 
 

@@ -47,9 +47,11 @@ def check(
 ) -> None:
     """Compare a bundle with a reference over clips; exit code 1 if it lost more than allowed."""
     from etam_edge.cli.console import next_command, out, showing_progress
+    from etam_edge.workflows.busy import warn_if_busy
     from etam_edge.workflows.check import check as check_bundle
 
     target = output or Path("checks") / f"{bundle.resolve().name}-against-{reference.resolve().name}"
+    warn_if_busy()
     with showing_progress() as progress:
         result = check_bundle(
             bundle,
@@ -69,7 +71,7 @@ def check(
             progress=progress,
         )
     show_check(result)
-    out.print(f"report: {result.report}", markup=False)
+    out.print(f"report: {result.report}")
     if result.passed:
         next_command(f"{shlex.join(['etam-edge', 'track', str(bundle)])} VIDEO --point X,Y")
         return
@@ -81,20 +83,17 @@ def show_check(result: CheckResult) -> None:
     """Print the comparison clip by clip, what else was found, and the verdict."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
 
-    from etam_edge.cli.console import out
+    from etam_edge.cli.console import out, print_facts
 
     header, rows, overall = result.table()
     table = Table(caption=result.caption(), caption_justify="left", box=SIMPLE_HEAD, padding=0)
     for number, name in enumerate(header):
         table.add_column(name, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     for row in rows:
-        # A clip's name may look like markup.
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     table.add_section()
-    table.add_row(*map(Text, overall))
+    table.add_row(*overall)
     out.print(table)
-    for name, text in result.findings():
-        out.print(f"{name + ':':<17}{text}", markup=False, emoji=False)
-    out.print(result.verdict.sentence, markup=False)
+    print_facts(result.findings())
+    out.print(result.verdict.sentence)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,14 +17,34 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from etam_edge.cli import options
+from etam_edge.printable import printable
 from etam_edge.workflows.progress import Progress as WorkflowProgress
 from etam_edge.workflows.progress import ProgressCallback
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Plain(Console):
+    """Prints text as it is: names of files and clips may look like markup, or hold control characters."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        # rich ends the process with 1, which says that a check failed.
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(options.BROKEN_PIPE) from None
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+out = _Plain()
+err = _Plain(stderr=True)
 
 
 class _Speed(ProgressColumn):
@@ -38,7 +59,7 @@ class _Speed(ProgressColumn):
 def frame_progress() -> Progress:
     """Steps done, frames per second and the time left, on standard error; nothing where that is no terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),
@@ -57,10 +78,23 @@ def showing_progress() -> Iterator[ProgressCallback]:
         def show(progress: WorkflowProgress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total, unit=progress.unit)
-            text = f"{progress.stage} {progress.description}".rstrip()
+            text = printable(f"{progress.stage} {progress.description}".rstrip())
             bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, description=text)
 
         yield show
+
+
+def name_column(header: str, names: Iterable[str]) -> Column:
+    """A table's column of names that are whole on narrow terminals too, so that they can be copied."""
+    return Column(header, no_wrap=True, min_width=max(map(len, names), default=0))
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Names and texts in two columns."""
+    rows = list(facts)
+    width = max((len(name) for name, _ in rows), default=0) + 2
+    for name, text in rows:
+        out.print(f"{name + ':':<{width}}{text}")
 
 
 def megabytes(count: int) -> str:
@@ -69,10 +103,10 @@ def megabytes(count: int) -> str:
 
 def warn(text: str) -> None:
     """A warning on standard error, in one line."""
-    err.print(f"warning: {text}", markup=False, emoji=False)
+    err.print(f"warning: {text}")
 
 
 def next_command(command: str) -> None:
     """Every command ends by naming the one that usually follows; not with --quiet."""
     if not options.is_quiet:
-        out.print(f"next: {command}", markup=False)
+        out.print(f"next: {command}")

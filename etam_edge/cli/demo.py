@@ -32,10 +32,12 @@ def demo(
     """Export a model in fp32, fp16 and int8, track two clips with each, and check the accuracy. Needs no network."""
     from etam_edge.cli.console import next_command, out, showing_progress
     from etam_edge.cli.track import track
+    from etam_edge.workflows.busy import warn_if_busy
     from etam_edge.workflows.demo import prepare_demo
     from etam_edge.workflows.export import export
     from etam_edge.workflows.quantize import quantize
 
+    warn_if_busy()
     clips = output / "clips"
     prepare_demo(output, clips)
     bundles: dict[str, Bundle] = {}
@@ -62,8 +64,9 @@ def demo(
     for precision in bundles:
         for name, source in VIDEOS.items():
             overlay = output / f"{name}_{precision}.mp4"
-            _show("track", output / precision, clips / source, prompts=clips / f"{name}.json", output=overlay)
-            track(output / precision, str(clips / source), prompts=clips / f"{name}.json", output=overlay)
+            tracked: dict[str, Any] = {"prompts": clips / f"{name}.json", "output": overlay, "overwrite": True}
+            _show("track", output / precision, clips / source, **tracked)
+            track(output / precision, str(clips / source), **tracked)
             overlays.append(overlay)
     checks = {precision: _check(bundles, precision, clips, output / f"check_{precision}") for precision in MAX_DROP}
 
@@ -71,10 +74,10 @@ def demo(
     _table(bundles, checks)
     out.print("Overlay videos:")
     for overlay in overlays:
-        out.print(f"  {overlay}", markup=False, soft_wrap=True)
+        out.print(f"  {overlay}")
     out.print("Reports:")
     for result in checks.values():
-        out.print(f"  {result.report}", markup=False, soft_wrap=True)
+        out.print(f"  {result.report}")
     next_command(f"etam-edge track {shlex.quote(str(output / FP32))} YOUR_VIDEO.mp4 --box X0,Y0,X1,Y1")
 
 
@@ -101,7 +104,7 @@ def _show(*words: object, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
             texts += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    out.print(f"\n$ etam-edge {shlex.join(texts)}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"\n$ etam-edge {shlex.join(texts)}")
 
 
 def _table(bundles: dict[str, Bundle], checks: dict[str, CheckResult]) -> None:

@@ -29,16 +29,15 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the repor
         installed = found.packages[package.name]
         if not installed.usable:
             what = "is missing" if installed.version is None else installed.problem
-            out.print(f"{package.name} {what}; it is for {package.enables}: {package.install}", markup=False)
+            out.print(f"{package.name} {what}; it is for {package.enables}: {package.install}")
     for name, verdict in found.verdicts.items():
         answer = "yes" if verdict.able else "no"
-        out.print(f"{CAN[name]}: {', '.join(filter(None, (answer, verdict.reason)))}", markup=False)
+        out.print(f"{CAN[name]}: {', '.join(filter(None, (answer, verdict.reason)))}")
     next_command(found.next_command)
 
 
 def _table(found: Diagnosis) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     machine = found.machine
     table = Table("what", "found", title=f"etam-edge {found.version or ''}".strip())
@@ -52,11 +51,11 @@ def _table(found: Diagnosis) -> Table:
         "GPU": "\n".join(machine.gpus) or "none",
     }
     for name, text in rows.items():
-        table.add_row(name, Text(text))
+        table.add_row(name, text)
     table.add_section()
     for name, installed in found.packages.items():
         parts = [installed.version or "missing", *installed.detail]
-        table.add_row(name, Text("\n".join([*parts, installed.problem] if installed.problem else parts)))
+        table.add_row(name, "\n".join([*parts, installed.problem] if installed.problem else parts))
     return table
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
     from etam_edge.spec import GraphSizes
 
+EARLIER_CHECKS = 5
+"""Number of earlier checks that are shown."""
+
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
@@ -26,7 +29,8 @@ def inspect(
     from rich.table import Table
 
     from etam_edge.bundle import Bundle
-    from etam_edge.cli.console import megabytes, next_command, out
+    from etam_edge.bundle.checks import CHECKS, read_checks
+    from etam_edge.cli.console import megabytes, name_column, next_command, out, print_facts
     from etam_edge.workflows.check import describe_accuracy
     from etam_edge.workflows.verify import verify_answer
 
@@ -34,7 +38,7 @@ def inspect(
     found = verify_answer(loaded) if verify else None
     manifest = loaded.manifest
     if as_json:
-        out.print(manifest.to_json(), markup=False, end="")
+        out.print(manifest.to_json(), end="")
         return
     spec, sizes, recipe = manifest.model, manifest.sizes, manifest.recipe
     pooling = {"none": "unpooled", "score_bias": "pooled 2x2, ln 4 on scores", "key_bias": "pooled 2x2, ln 4 on keys"}
@@ -55,11 +59,15 @@ def inspect(
         "answer": answer_line(loaded, found),
         "created": f"{manifest.created} with {versions}",
     }
-    for name, text in facts.items():
-        out.print(f"{name + ':':<17}{text}", markup=False)
+    print_facts(facts.items())
+    earlier = read_checks(bundle)[:-1]
+    for one in reversed(earlier[-EARLIER_CHECKS:]):
+        out.print(f"  earlier check: {describe_accuracy(one)}")
+    if len(earlier) > EARLIER_CHECKS:
+        out.print(f"  and {len(earlier) - EARLIER_CHECKS} more in {bundle / CHECKS}")
 
     regions = Table(
-        "region",
+        name_column("region", recipe.regions),
         "what it is",
         "precision",
         "largest activation",

@@ -15,7 +15,7 @@ POOLING = {Pooling.NONE: "no", Pooling.SCORE_BIAS: "2x2, scores", Pooling.KEY_BI
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """List the models: sizes, pooling, parameters, and whether the checkpoint is on this machine."""
-    from etam_edge.workflows.models import SUGGESTED, list_models
+    from etam_edge.workflows.models import SUGGESTED, list_models, missing_packages
 
     rows = list_models()
     if as_json:
@@ -24,12 +24,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
 
     from rich.table import Table
 
-    from etam_edge.cli.console import next_command, out
+    from etam_edge.cli.console import name_column, next_command, out
 
     caption = "pooled: each memory frame is averaged 2x2, ln 4 added to scores or keys"
-    table = Table("model", "image", "pooled", "parameters", "checkpoint", caption=caption)
-    # Narrow terminals fold the other columns: a name can always be copied.
-    table.columns[0].min_width = max(len(name) for name in MODELS)
+    table = Table(name_column("model", MODELS), "image", "pooled", "parameters", "checkpoint", caption=caption)
     for row in rows:
         table.add_row(
             row["name"],
@@ -39,6 +37,11 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
             _place(row),
         )
     out.print(table)
+    missing = missing_packages()
+    if missing:
+        out.print(f"Exporting needs {' and '.join(missing)}, not installed here; bundles are copied from where it is.")
+        next_command('pip install "etam-edge[export]"   (or copy a bundle here: etam-edge track BUNDLE VIDEO)')
+        return
     if not all(row["checkpoint"] for row in rows):
         out.print("export downloads a checkpoint that is not cached; without a network, use --checkpoint FILE.")
     next_command(f"etam-edge export --model {SUGGESTED}")

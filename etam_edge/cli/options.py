@@ -6,15 +6,18 @@ import ast
 import functools
 import inspect
 import logging
+import os
 import re
+import sys
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from etam_edge.errors import EtamError
+from etam_edge.errors import EtamError, RuntimeUnavailableError
+from etam_edge.interrupts import exit_code
 
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 """A parameter in an error message, with its value if there is one: see `etam_edge.errors`."""
@@ -30,6 +33,12 @@ is_quiet = False
 """Whether the command that runs has --quiet."""
 
 
+WRITTEN_WHOLE = {"export", "quantize", "build", "track", "check", "bench", "sensitivity", "record"}
+"""Commands whose outputs appear at the end, so that nothing is written when an interrupt reaches this module."""
+BROKEN_PIPE = 141
+"""Exit code of a program whose output is no longer read, as shells report it."""
+
+
 def optional_value(option: str, value: str, form: str) -> None:
     """Let an option stand without a value, which Typer does not know.
 
@@ -43,7 +52,7 @@ def optional_value(option: str, value: str, form: str) -> None:
 
 
 class Command(TyperCommand):
-    """A command whose errors name options instead of parameters, and whose options may have optional values."""
+    """A command whose errors name options, whose options may have optional values, and which says that it was ended."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for option in self.params for name in option.opts}
@@ -60,10 +69,43 @@ class Command(TyperCommand):
         _show_warnings()
         try:
             return super().invoke(ctx)
-        except EtamError as error:
-            # The same exception goes on, so that its traceback is whole.
-            error.args = (with_options(str(error), ctx),)
+        except KeyboardInterrupt as interrupt:
+            self._end(interrupt)
+        except BrokenPipeError:
+            # Nothing more is written there, not even by the interpreter when it ends.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+            raise typer.Exit(BROKEN_PIPE) from None
+        except (ImportError, RuntimeUnavailableError) as error:
+            pressed = _interrupt_behind(error)
+            if pressed is not None:
+                self._end(pressed)
+            _name_options(error, ctx)
             raise
+        except EtamError as error:
+            _name_options(error, ctx)
+            raise
+
+    def _end(self, interrupt: KeyboardInterrupt) -> NoReturn:
+        from etam_edge.cli.console import err
+
+        nothing = "; nothing was written" if self.name in WRITTEN_WHOLE else ""
+        err.print(f"etam-edge: {self.name} was interrupted{nothing}")
+        raise typer.Exit(exit_code(interrupt)) from interrupt
+
+
+def _name_options(error: Exception, ctx: Any) -> None:
+    """Options for parameters in the message of a user's error; the same exception goes on, with its traceback."""
+    if isinstance(error, EtamError):
+        error.args = (with_options(str(error), ctx),)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Ctrl-C that a package reports as an ImportError, since it was pressed while the package was imported."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def with_quiet(function: Callable[..., None]) -> Callable[..., None]:

@@ -84,9 +84,7 @@ def show_precision(manifest: Manifest) -> None:
     for trial in trials:
         names = ", ".join(trial["regions"]) or "no region"
         verdict = "kept" if trial is trials[-1] else "above the limit"
-        out.print(
-            f"int8 in {names}: drop {trial['drop']:.2f} points, IoU {trial['mean_iou']:.4f}; {verdict}", markup=False
-        )
+        out.print(f"int8 in {names}: drop {trial['drop']:.2f} points, IoU {trial['mean_iou']:.4f}; {verdict}")
     if any(recipe.float_type(region) == FP16 for region in recipe.regions):
         _show_ranges(calibration, manifest)
 
@@ -94,9 +92,15 @@ def show_precision(manifest: Manifest) -> None:
 def _show_ranges(calibration: Calibration, manifest: Manifest) -> None:
     from rich.table import Table
 
-    from etam_edge.cli.console import out
+    from etam_edge.cli.console import name_column, out
 
-    table = Table("region", "largest activation", "of fp16's 65504", "float precision", title="fp16 range check")
+    table = Table(
+        name_column("region", calibration.largest),
+        "largest activation",
+        "of fp16's 65504",
+        "float precision",
+        title="fp16 range check",
+    )
     for region, one in calibration.largest.items():
         share = f"{100 * one.value / MAX_FLOAT16:.2g} %"
         table.add_row(region, f"{one.value:.4g}", share, manifest.recipe.float_type(region))
@@ -127,8 +131,7 @@ def show_bundle(path: Path, manifest: Manifest, size: int) -> None:
 
     out.print(
         f"{path}: {manifest.model.name}, {manifest.precision}, {len(manifest.graphs)} graphs, {megabytes(size)}",
-        markup=False,
     )
     if manifest.recipe.precision != FP32:
         for line in recipe_lines(manifest):
-            out.print(f"  {line}", markup=False)
+            out.print(f"  {line}")

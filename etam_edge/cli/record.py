@@ -47,5 +47,5 @@ def record(
         table.add_section()
     out.print(table)
     frames, count = recording.frames, len(recording.clips)
-    out.print(f"{output}: {frames} frames of {count} clip{'s' if count > 1 else ''}", markup=False)
+    out.print(f"{output}: {frames} frames of {count} clip{'s' if count > 1 else ''}")
     next_command(shlex.join(["etam-edge", "quantize", str(bundle), "--calibration", str(output)]))

@@ -57,7 +57,7 @@ def sensitivity(
             progress=progress,
         )
     show_costs(result.to_rows())
-    out.print(", ".join(map(str, result.files)), markup=False)
+    out.print(", ".join(map(str, result.files)))
     quantize = ["etam-edge", "quantize", str(bundle), "--precision", precision.value, "--calibration", "CLIPS"]
     next_command(f"{shlex.join(quantize)} --region NAME=PRECISION")
 
@@ -70,14 +70,13 @@ def show_costs(costs: Sequence[Mapping[str, Any]]) -> None:
     """
     from rich.table import Column, Table
 
-    from etam_edge.cli.console import out
+    from etam_edge.cli.console import name_column, out
 
     precision = costs[0]["precision"]
     # fp16 is emulated on a CPU: its times mean nothing.
     timed = precision == INT8
     columns: list[Column | str] = [
-        # Names are whole on a terminal of 80 columns too.
-        Column("region", no_wrap=True, min_width=max(len(cost["region"]) for cost in costs)),
+        name_column("region", (cost["region"] for cost in costs)),
         "drop of J&F",
         "mean IoU",
         "smallest IoU",

@@ -6,7 +6,7 @@ import numpy as np
 
 from etam_edge.evaluation.check import Check
 from etam_edge.evaluation.summary import Comparison, timed
-from etam_edge.plotting import add_legend, make_figure, to_png
+from etam_edge.plotting import add_legend, make_figure, plain, to_png
 
 REFERENCE, CANDIDATE = "#3b77b8", "#e0802b"
 MAX_LINES = 10
@@ -24,7 +24,9 @@ MAX_MILLISECONDS = 99.0
 def drift_plot(comparison: Comparison) -> bytes:
     """Plot the IoU with the reference over the frames since an object's prompt."""
     figure, [axes] = make_figure(3.4)
-    lines = [(f"{clip.name}, object {one.object_id}", one.iou) for clip in comparison.clips for one in clip.objects]
+    lines = [
+        (plain(f"{clip.name}, object {one.object_id}"), one.iou) for clip in comparison.clips for one in clip.objects
+    ]
     told_apart = len(lines) <= MAX_LINES
     for label, values in lines:
         style = {"label": label, "alpha": 0.85} if told_apart else {"color": "#888888", "alpha": 0.35}
@@ -52,7 +54,7 @@ def accuracy_plot(comparison: Comparison) -> bytes:
         bars = axes.bar(places + shift, heights, width=0.36, color=colour, label=label)
         if not many:
             axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
-    names = [_short(clip.name) for clip in clips]
+    names = [plain(_short(clip.name)) for clip in clips]
     axes.set_xticks(places, names, rotation=60 if many else 0, ha="right" if many else "center")
     axes.set(ylabel="J&F", ylim=(0, 1.06), xlim=(-0.7, max(len(clips) - 0.3, 3.0)))
     add_legend(figure, axes)
@@ -94,7 +96,7 @@ def region_plot(comparison: Comparison) -> bytes:
                 markersize=3,
                 label=label,
             )
-        axes.set_title(f"{_short(clip.name)}, object {one.object_id}", fontsize=9, loc="left")
+        axes.set_title(plain(f"{_short(clip.name)}, object {one.object_id}"), fontsize=9, loc="left")
         axes.set(ylim=(-0.03, 1.03), xlabel="frame", ylabel="J")
         axes.xaxis.get_major_locator().set_params(integer=True)
     add_legend(figure, grid[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
+from html import escape as escape_html
 
 from etam_edge.evaluation.check import Check
 from etam_edge.evaluation.findings import caption, clip_rows, findings
@@ -12,6 +12,7 @@ from etam_edge.evaluation.plots import accuracy_plot, drift_plot, latency_plot, 
 from etam_edge.evaluation.summary import Comparison
 from etam_edge.evaluation.thresholds import Outcome, Side
 from etam_edge.evaluation.worst_frames import ONLY_CANDIDATE, ONLY_REFERENCE, Panels
+from etam_edge.printable import printable
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #68707a; --page: #f6f7f8; --card: #fff; --line: #dfe2e6;
@@ -42,19 +43,28 @@ figure { margin: 10px 0; } img { max-width: 100%; border-radius: 4px; display: b
 """
 
 
-def to_html(outcome: Outcome, check: Check, panels: Sequence[Panels]) -> str:
+NO_PLOTS = '<p class="soft">There are no plots: matplotlib was not installed when the report was written.</p>'
+
+
+def escape(text: str) -> str:
+    """Text for HTML, with control characters as escapes."""
+    return escape_html(printable(text))
+
+
+def to_html(outcome: Outcome, check: Check, panels: Sequence[Panels], plots: bool = True) -> str:
     """Write the report as HTML.
 
     Args:
         outcome: both bundles, the comparison and the verdict.
         check: the runs that were compared.
         panels: images of the worst frames.
+        plots: whether to draw plots, which needs matplotlib.
 
     Raises:
-        RuntimeUnavailableError: matplotlib is not installed.
+        RuntimeUnavailableError: matplotlib is not installed, and plots are wanted.
     """
     title = f"{outcome.candidate.name} against {outcome.reference.name}"
-    body = "\n".join(_body(title, outcome, check, panels))
+    body = "\n".join(_body(title, outcome, check, panels, plots))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -63,7 +73,7 @@ def to_html(outcome: Outcome, check: Check, panels: Sequence[Panels]) -> str:
     )
 
 
-def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) -> Iterator[str]:
+def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels], plots: bool) -> Iterator[str]:
     comparison, verdict = outcome.comparison, outcome.verdict
     word = "passed" if verdict.passed else "failed"
     yield f"<h1>Accuracy check: {escape(title)}</h1>"
@@ -75,6 +85,26 @@ def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) 
     yield _facts(findings(comparison))
     yield "<h2>Clip by clip</h2>"
     yield _clips(comparison)
+    yield from _accuracy_plots(comparison) if plots else (NO_PLOTS,)
+    yield "<h2>Worst frames</h2>"
+    yield (
+        '<p class="soft">The frame of each clip on which the masks differ most. In the difference image, '
+        f"{_swatch(ONLY_REFERENCE)} pixels are in the reference's mask only, {_swatch(ONLY_CANDIDATE)} pixels in the "
+        "candidate's mask only, and light pixels in both.</p>"
+    )
+    for one in panels:
+        yield _panels(one)
+    if plots and (comparison.candidate_latency or comparison.reference_latency):
+        yield "<h2>Time a frame</h2>"
+        yield _plot(
+            latency_plot(check),
+            "Frames without prompts. Both trackers were interleaved frame by frame. The slowest 1 % of the frames are "
+            "drawn at the right edge.",
+        )
+    yield f"<footer>etam-edge {escape(outcome.version)}, {escape(outcome.created)}</footer>"
+
+
+def _accuracy_plots(comparison: Comparison) -> Iterator[str]:
     yield "<h2>Drift</h2>"
     yield _plot(
         drift_plot(comparison),
@@ -90,22 +120,6 @@ def _body(title: str, outcome: Outcome, check: Check, panels: Sequence[Panels]) 
             "J of every frame, for the objects whose J&F drops most. If both curves fall, the model itself loses the "
             "object. If only the candidate's falls, the candidate loses it.",
         )
-    yield "<h2>Worst frames</h2>"
-    yield (
-        '<p class="soft">The frame of each clip on which the masks differ most. In the difference image, '
-        f"{_swatch(ONLY_REFERENCE)} pixels are in the reference's mask only, {_swatch(ONLY_CANDIDATE)} pixels in the "
-        "candidate's mask only, and light pixels in both.</p>"
-    )
-    for one in panels:
-        yield _panels(one)
-    if comparison.candidate_latency or comparison.reference_latency:
-        yield "<h2>Time a frame</h2>"
-        yield _plot(
-            latency_plot(check),
-            "Frames without prompts. Both trackers were interleaved frame by frame. The slowest 1 % of the frames are "
-            "drawn at the right edge.",
-        )
-    yield f"<footer>etam-edge {escape(outcome.version)}, {escape(outcome.created)}</footer>"
 
 
 def _sides(candidate: Side, reference: Side) -> str:

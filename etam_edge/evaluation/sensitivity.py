@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from etam_edge.cpu import cpu_kind
@@ -194,8 +194,8 @@ def costs_to_json(costs: Sequence[RegionCost]) -> str:
     return json.dumps(rows, indent=1) + "\n"
 
 
-def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
-    """Plot the accuracy lost and the time gained by each region, as a PNG.
+def plot_costs(costs: Sequence[RegionCost]) -> bytes:
+    """A plot of the accuracy lost and the time gained by each region, as a PNG.
 
     Raises:
         RuntimeUnavailableError: matplotlib is not installed.
@@ -215,4 +215,6 @@ def plot_costs(costs: Sequence[RegionCost], path: Path) -> None:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_xlabel(f"milliseconds gained a frame, {costs[0].cpu or 'on this machine'}")
         axis.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

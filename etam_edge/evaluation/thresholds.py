@@ -228,11 +228,20 @@ class Outcome:
         )
 
 
+def _limit(accuracy: Accuracy, name: str, word: str) -> str:
+    limit = accuracy.thresholds.get(name)
+    return f" ({word} {limit:g})" if isinstance(limit, int | float) else ""
+
+
 def describe(accuracy: Accuracy) -> str:
     """The accuracy summary of a manifest in one line."""
     figures = [
-        f"J&F drop {accuracy.drop:.2f} points" if accuracy.drop is not None else "",
-        f"smallest IoU {accuracy.smallest_iou:.3f}" if accuracy.smallest_iou is not None else "",
+        f"J&F drop {accuracy.drop:.2f} points{_limit(accuracy, 'max_drop', 'at most')}"
+        if accuracy.drop is not None
+        else "",
+        f"smallest IoU {accuracy.smallest_iou:.3f}{_limit(accuracy, 'min_iou', 'at least')}"
+        if accuracy.smallest_iou is not None
+        else "",
     ]
     count = len(accuracy.clips)
     where = f"against {accuracy.reference.name or 'another bundle'} over {count} clip{'' if count == 1 else 's'}"

@@ -21,7 +21,7 @@ from etam_edge.benchmark.noise import NoiseWatch
 from etam_edge.benchmark.packages import PACKAGES, look_up
 from etam_edge.benchmark.result import Benchmark, ObjectsRun, Side, Source, Timing
 from etam_edge.errors import BundleError, InputError
-from etam_edge.plotting import need_matplotlib
+from etam_edge.plotting import can_plot
 from etam_edge.runtimes.backends.threads import AUTO, Threads
 from etam_edge.runtimes.resizing import EXACT
 from etam_edge.spec import MODELS, NANO
@@ -29,6 +29,7 @@ from etam_edge.workflows.clips import PathLike
 from etam_edge.workflows.doctor import ROOT
 from etam_edge.workflows.packages import export_packages
 from etam_edge.workflows.progress import ProgressCallback, Stage
+from etam_edge.workflows.reports import write_report
 
 if TYPE_CHECKING:
     from etam_edge.spec import ModelSpec
@@ -91,18 +92,18 @@ def bench(
         against_runtime, against_provider, against_resize: of the other bundle.
         threads: CPU threads of each; "auto" uses one for each physical core.
         busy: number of processes that keep a core busy each while frames are measured.
-        output: folder for figures and plots, or None for none.
+        output: folder for figures and plots, or None for none; those of an earlier run move to `history/` in it.
         command: the call that measures the same again, for the figures.
         progress: told of the stage "bench".
 
     Raises:
         InputError: an argument, the source or the output cannot be used.
         BundleError, CheckpointError: a bundle or the checkpoint cannot be used.
-        RuntimeUnavailableError: a runtime, PyTorch or, for the plots, matplotlib is not installed.
+        RuntimeUnavailableError: a runtime or PyTorch is not installed. Without matplotlib, a warning is logged and
+            there are no plots.
     """
     target = None if output is None else Path(output)
     if target is not None:
-        need_matplotlib()
         check_target(target, True, FIGURES, "benchmark")
     _check_options(source, frame_size, objects, against, checkpoint, (against_runtime, against_provider))
     if against in (None, TORCH) and against_resize != EXACT:
@@ -323,12 +324,9 @@ def _write(target: Path, figures: Benchmark) -> tuple[Path, ...]:
     Raises:
         InputError: it cannot be written.
     """
-    from etam_edge.atomic import atomic_directory
     from etam_edge.benchmark.plots import latency_plot, stage_plot
 
-    latency, stages, text = latency_plot(figures), stage_plot(figures), figures.to_json()
-    with atomic_directory(target, True, FIGURES, "benchmark") as draft:
-        (draft / FIGURES).write_text(text, encoding="utf-8")
-        (draft / LATENCY).write_bytes(latency)
-        (draft / STAGES_PLOT).write_bytes(stages)
-    return tuple(target / name for name in (FIGURES, LATENCY, STAGES_PLOT))
+    files: dict[str, str | bytes] = {FIGURES: figures.to_json()}
+    if can_plot():
+        files |= {LATENCY: latency_plot(figures), STAGES_PLOT: stage_plot(figures)}
+    return write_report(target, files)

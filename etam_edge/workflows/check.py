@@ -20,6 +20,7 @@ from etam_edge.runtimes.backends.threads import AUTO, Threads
 from etam_edge.workflows.clips import PathLike, load_clips
 from etam_edge.workflows.packages import export_packages
 from etam_edge.workflows.progress import ProgressCallback, Stage
+from etam_edge.workflows.reports import check_report_folder, write_report
 
 if TYPE_CHECKING:
     from etam_edge.bundle.summaries import Accuracy
@@ -80,7 +81,12 @@ class CheckResult:
 
         sides = (("candidate", self.outcome.candidate), ("reference", self.outcome.reference))
         forms = [f"{name} int8 as {side.int8_form}" for name, side in sides if side.int8_form is not None]
-        return [*findings(self.comparison), ("CPU", ", ".join([self.outcome.candidate.cpu, *forms]))]
+        runtimes = ", ".join(f"{name} {side.runtime}" for name, side in sides)
+        return [
+            *findings(self.comparison),
+            ("runtime", runtimes),
+            ("CPU", ", ".join([self.outcome.candidate.cpu, *forms])),
+        ]
 
 
 def describe_accuracy(accuracy: Accuracy) -> str:
@@ -115,7 +121,8 @@ def check(
     """Compare a bundle with a reference bundle over clips, and judge it by thresholds.
 
     The two track the same frames, interleaved, so that their times can be compared. The verdict is stored in the
-    manifest of `bundle`; where that cannot be written, a warning is logged.
+    manifest of `bundle`, and added to the earlier ones in its `checks.jsonl`; where that cannot be written, a warning
+    is logged. Of reports in one folder, all are kept: earlier ones in `history/`.
 
     Args:
         bundle: candidate, or its path.
@@ -137,18 +144,21 @@ def check(
     Raises:
         InputError: an argument or a clip cannot be used, nothing can be judged, or the output cannot be written.
         BundleError: a bundle is missing or damaged.
-        RuntimeUnavailableError: a runtime, OpenCV (for ground truth and videos) or matplotlib (for the report) is not
-            installed.
+        RuntimeUnavailableError: a runtime, PyAV (for videos) or OpenCV (for ground truth and the report) is not
+            installed. Without matplotlib, a warning is logged and the report has no plots.
     """
     from etam_edge.evaluation.check import check as compare_trackers
     from etam_edge.evaluation.clips import count_frames, is_judged
     from etam_edge.evaluation.runs import need_opencv
     from etam_edge.evaluation.thresholds import Outcome, Side, choose_thresholds, judge
-    from etam_edge.plotting import need_matplotlib
+    from etam_edge.plotting import can_plot
 
-    if output is not None:
+    folder = None if output is None else Path(output)
+    plots = False
+    if folder is not None:
         need_opencv()
-        need_matplotlib()
+        check_report_folder(folder)
+        plots = can_plot()
     found = load_clips(clips, prompts)
     counts = count_frames(found, max_frames)
     judged = sum(is_judged(clip, count) for clip, count in zip(found, counts, strict=True))
@@ -158,9 +168,6 @@ def check(
     ours = _load(bundle, runtime, provider, threads, "")
     theirs = _load(reference, reference_runtime, reference_provider, threads, "`reference`: ")
     _check_prompts(found, (ours, theirs))
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        _check_folder(folder)
     with ExitStack() as stack:
         rounded = {side: _rounded(side, threads, stack) for side in (ours, theirs) if round_fp16 and _hides_fp16(side)}
         candidate, other = (Side.of(side, rounded=side in rounded) for side in (ours, theirs))
@@ -188,7 +195,7 @@ def check(
         logger.warning("the verdict is not stored in the bundle: %s", error)
     if folder is None:
         return CheckResult(outcome, runs)
-    return CheckResult(outcome, runs, _write_report(folder, outcome, runs, found))
+    return CheckResult(outcome, runs, _write_report(folder, outcome, runs, found, plots))
 
 
 def _load(bundle: Bundle | PathLike, runtime: str, provider: str, threads: Threads, where: str) -> Tracker:
@@ -237,21 +244,7 @@ def _check_prompts(clips: Sequence[Clip], trackers: Sequence[Tracker]) -> None:
             clip.plan.check_prompts(clip.frames.frame_shape, tracker.spec, tracker.bundle.manifest.sizes)
 
 
-def _check_folder(folder: Path) -> None:
-    """
-    Raises:
-        InputError: no file can be written there.
-    """
-    probe = folder / f".{FIGURES}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"`output={folder}` cannot be written ({error.strerror}); name another folder") from error
-
-
-def _write_report(folder: Path, outcome: Outcome, runs: Check, clips: Sequence[Clip]) -> Path:
+def _write_report(folder: Path, outcome: Outcome, runs: Check, clips: Sequence[Clip], plots: bool) -> Path:
     """
     Raises:
         InputError: it cannot be written, or a clip cannot be read any more.
@@ -262,17 +255,7 @@ def _write_report(folder: Path, outcome: Outcome, runs: Check, clips: Sequence[C
     # allow_nan=False: JSON has no NaN, and none of the figures is one.
     texts = {
         FIGURES: json.dumps(outcome.to_dict(), indent=1, allow_nan=False) + "\n",
-        REPORT: to_html(outcome, runs, worst_frames(runs, clips)),
+        REPORT: to_html(outcome, runs, worst_frames(runs, clips), plots),
     }
-    for name, text in texts.items():
-        draft = folder / f".{name}.partial"
-        try:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(folder / name)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise InputError(
-                f"{folder / name} could not be written ({error.strerror}); free space, or name another `output`; "
-                f"the check itself {outcome.verdict.sentence}"
-            ) from error
+    write_report(folder, texts, f"; the check itself {outcome.verdict.sentence}")
     return folder / REPORT

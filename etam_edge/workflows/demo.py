@@ -16,14 +16,12 @@ def prepare_demo(output: Path, clips: Path) -> None:
 
     Raises:
         InputError: the folder cannot be written.
-        RuntimeUnavailableError: OpenCV or matplotlib is not installed.
+        RuntimeUnavailableError: OpenCV is not installed.
     """
     from etam_edge.evaluation.runs import need_opencv
     from etam_edge.media import write_clips
-    from etam_edge.plotting import need_matplotlib
 
     need_opencv()
-    need_matplotlib()
     try:
         write_clips(clips)
     except InputError as error:

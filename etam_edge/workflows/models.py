@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,12 @@ from etam_edge.spec import MODELS, ModelSpec
 
 SUGGESTED = "efficienttam_ti_512x512"
 """The official variant with the least computation, which next commands suggest."""
+
+
+def missing_packages() -> list[str]:
+    """Packages that exporting needs and that are not installed; none of them is imported."""
+    needed = {"PyTorch": "torch", "onnx": "onnx", "onnxslim": "onnxslim", "onnx-ir": "onnx_ir"}
+    return [name for name, module in needed.items() if find_spec(module) is None]
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etam_edge.errors import InputError
 from etam_edge.recipe import FP32, INT8, REGIONS, Recipe
 from etam_edge.runtimes.backends.threads import AUTO, Threads
 from etam_edge.workflows.clips import PathLike, check_frame_shapes, load_calibration, load_clips
 from etam_edge.workflows.conversion import Conversion
 from etam_edge.workflows.progress import ProgressCallback, Stage
+from etam_edge.workflows.reports import check_report_folder, write_report
 
 if TYPE_CHECKING:
     from etam_edge.bundle import Bundle
@@ -64,38 +64,36 @@ def sensitivity(
         regions: names, or None for all (`etam_edge.recipe.REGIONS`).
         max_frames: of each clip, or None for all.
         threads: CPU threads; "auto" uses one for each physical core.
-        output: folder for the table and the plot, or None for none.
+        output: folder for the table and the plot, or None for none; those of an earlier run move to `history/` in it.
         progress: told of the stages "calibration", "ranges" and "sensitivity".
 
     Raises:
         InputError: an argument, a clip or the output cannot be used.
         BundleError: the bundle is missing or damaged.
-        RuntimeUnavailableError: onnx, ONNX Runtime, OpenCV or, for the plot, matplotlib is not installed.
+        RuntimeUnavailableError: onnx, ONNX Runtime or OpenCV is not installed. Without matplotlib, a warning is logged
+            and there is no plot.
     """
     from etam_edge.bundle import Bundle
     from etam_edge.evaluation.sensitivity import costs_to_json, plot_costs
-    from etam_edge.plotting import need_matplotlib
+    from etam_edge.plotting import can_plot
 
     names = list(REGIONS) if not regions else list(dict.fromkeys(regions))
     Recipe(dict.fromkeys(names, FP32))  # raises for an unknown region
-    if output is not None:
-        need_matplotlib()
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        check_report_folder(folder)
     source = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     found = load_clips(clips, prompts)
     check_frame_shapes(found, source.manifest.sizes, str(source.path))
     given = found if calibration is None else load_calibration(calibration)
     with Conversion(source, given, progress=progress) as conversion:
         costs = measure_costs(conversion, found, names, precision, max_frames, threads, progress)
-    if output is None:
+    if folder is None:
         return SensitivityResult(costs)
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / TABLE).write_text(costs_to_json(costs), encoding="utf-8")
-        plot_costs(costs, folder / PLOT)
-    except OSError as error:
-        raise InputError(f"`output={folder}` cannot be written ({error.strerror}); name another folder") from error
-    return SensitivityResult(costs, (folder / PLOT, folder / TABLE))
+    files: dict[str, str | bytes] = {TABLE: costs_to_json(costs)}
+    if can_plot():
+        files[PLOT] = plot_costs(costs)
+    return SensitivityResult(costs, write_report(folder, files))
 
 
 def measure_costs(
