@@ -96,7 +96,12 @@ def _keep_earlier(folder: Path, names: list[str]) -> Path | None:
 
 def _put_back(kept: Path, folder: Path) -> None:
     for file in kept.iterdir():
-        os.replace(file, folder / file.name)
+        place = folder / file.name
+        if place.exists() and place.samefile(file):
+            # Renaming a file to another of its own names does nothing.
+            file.unlink()
+        else:
+            os.replace(file, place)
     with suppress(OSError):
         kept.rmdir()
         kept.parent.rmdir()
