@@ -24,10 +24,12 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
 
     from rich.table import Table
 
-    from etam_edge.cli.console import name_column, next_command, out
+    from etam_edge.cli.console import next_command, out
 
     caption = "pooled: each memory frame is averaged 2x2, ln 4 added to scores or keys"
-    table = Table(name_column("model", MODELS), "image", "pooled", "parameters", "checkpoint", caption=caption)
+    table = Table("model", "image", "pooled", "parameters", "checkpoint", caption=caption)
+    # Narrow terminals fold the other columns: a name can always be copied.
+    table.columns[0].min_width = max(len(name) for name in MODELS)
     for row in rows:
         table.add_row(
             row["name"],
