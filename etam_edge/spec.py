@@ -7,6 +7,7 @@ sizes as in the configuration files of the release). Smaller models of the same 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -230,6 +231,37 @@ def find_spec(name: str) -> ModelSpec:
         raise InputError(f"no model is named '{name}'; known models: {', '.join(MODELS)}") from None
 
 
+class CrossAttention(str, Enum):
+    """How the graph `track` computes the cross-attention of memory. The result is the same to rounding error.
+
+    Members:
+        WHOLE: the scores of all queries as one tensor.
+        BLOCKS: the same for one block of queries after another, so that the scores of a block stay in a cache.
+        FUSED: values widened to the width of the keys, which TensorRT compiles to one kernel that writes no scores.
+    """
+
+    WHOLE = "whole"
+    BLOCKS = "blocks"
+    FUSED = "fused"
+
+
+def find_cross_attention(name: str) -> CrossAttention:
+    """
+    Raises:
+        InputError: no form has this name.
+    """
+    try:
+        return CrossAttention(name)
+    except ValueError:
+        known = ", ".join(form.value for form in CrossAttention)
+        raise InputError(f"`cross_attention={name}` is not known; use {known}") from None
+
+
+KEY_MULTIPLE = 64
+"""The number of keys of cross-attention is padded to a multiple of this: rows of scores that do not begin at a multiple
+of 16 bytes keep GPUs from their fastest matrix products, and 64 keys are a tile of one."""
+
+
 @dataclass(frozen=True)
 class GraphSizes:
     """The fixed sizes of the graphs beyond the model's own.
@@ -242,14 +274,24 @@ class GraphSizes:
             writes. None if the host resizes frames and masks, which may then have any size.
         padded_windows: whether ViT windows at the border of the frame are padded to whole windows. The outputs are the
             same; padding does more arithmetic in one attention per block instead of up to four.
+        cross_attention: how `track` computes the cross-attention of memory.
+        query_blocks: number of blocks that CrossAttention.BLOCKS splits the queries into; 1 for the other forms.
     """
 
     conditioning_frames: int = 2
     max_points: int = 16
     frame_size: tuple[int, int] | None = None
     padded_windows: bool = False
+    cross_attention: CrossAttention = CrossAttention.WHOLE
+    query_blocks: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cross_attention", find_cross_attention(self.cross_attention))
+        if (self.query_blocks > 1) != (self.cross_attention is CrossAttention.BLOCKS):
+            raise InputError(
+                f"query_blocks of {self.query_blocks} does not fit cross_attention={self.cross_attention.value}; "
+                "`blocks` needs 2 or more, the other forms have 1"
+            )
         if self.frame_size is not None:
             size = self.frame_size
             pair = isinstance(size, tuple | list) and len(size) == 2 and all(type(side) is int for side in size)
@@ -278,6 +320,11 @@ class GraphSizes:
         """Pointer slots of one object: conditioning frames and the last 15 other frames."""
         return self.conditioning_frames + spec.max_object_pointers - 1
 
+    def memory_keys(self, spec: ModelSpec) -> int:
+        """Keys that a query of cross-attention reads: tokens of all slots and pointers, padded to `KEY_MULTIPLE`."""
+        keys = self.slots(spec) * spec.memory_tokens + self.pointer_slots(spec) * spec.pointer_tokens
+        return math.ceil(keys / KEY_MULTIPLE) * KEY_MULTIPLE
+
     def check_frame_shape(self, shape: tuple[int, int], where: str, bundle: str) -> None:
         """Refuse frames of another size than the graphs read. Graphs without a frame size accept any size.
 
@@ -301,10 +348,13 @@ class GraphSizes:
         """The sizes as the manifest stores them. Newer fields are left out while they have their default."""
         fields = dataclasses.asdict(self)
         size, padded = fields.pop("frame_size"), fields.pop("padded_windows")
+        form, blocks = fields.pop("cross_attention"), fields.pop("query_blocks")
         return {
             **fields,
             **({} if size is None else {"frame_size": list(size)}),
             **({"padded_windows": True} if padded else {}),
+            **({} if form is CrossAttention.WHOLE else {"cross_attention": form.value}),
+            **({"query_blocks": blocks} if blocks > 1 else {}),
         }
 
 

@@ -13,6 +13,7 @@ from etam_edge.cli.precision_options import (
     ClipsOption,
     FloatPrecisionOption,
     MaxDropOption,
+    OldestTensorrtOption,
     PromptsOption,
     RegionOption,
     RestOption,
@@ -27,6 +28,12 @@ class Precision(str, Enum):
     FP16 = "fp16"
     INT8 = "int8"
     MIXED = "mixed"
+
+
+class CrossAttentionForm(str, Enum):
+    WHOLE = "whole"
+    BLOCKS = "blocks"
+    FUSED = "fused"
 
 
 class Pool(str, Enum):
@@ -78,6 +85,18 @@ def export(
             "--padded-windows", help="Fill up ViT windows at the image border: more computation in fewer kernels."
         ),
     ] = False,
+    cross_attention: Annotated[
+        CrossAttentionForm | None,
+        typer.Option(
+            help="Form of memory cross-attention: whole, in blocks of queries, or fused by TensorRT.",
+            show_default="by --target; else whole",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Machine that engines will be built for, which chooses the form of cross-attention."),
+    ] = None,
+    oldest_tensorrt: OldestTensorrtOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at --output.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle of static ONNX graphs, verified against the PyTorch model."""
@@ -103,6 +122,9 @@ def export(
             max_points=max_points,
             frame_size=frame_shape,
             padded_windows=padded_windows,
+            cross_attention=None if cross_attention is None else cross_attention.value,
+            target=target,
+            oldest_tensorrt=oldest_tensorrt,
             overwrite=overwrite,
             progress=progress,
             **arguments,

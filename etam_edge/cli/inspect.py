@@ -54,6 +54,7 @@ def inspect(
         "points per prompt": str(sizes.max_points),
         "frames": frames_line(sizes),
         "windows at the border": "padded to whole windows" if sizes.padded_windows else "computed without padding",
+        "cross-attention": attention_line(sizes),
         "accuracy": describe_accuracy(manifest.accuracy) if manifest.accuracy else f"not checked; run: {check}",
         "engines": engines_line(loaded),
         "answer": answer_line(loaded, found),
@@ -93,6 +94,15 @@ def inspect(
         verification.add_row(name, f"{value:.1e}")
     out.print(verification)
     next_command(f"etam-edge track {bundle} VIDEO --point X,Y")
+
+
+def attention_line(sizes: GraphSizes) -> str:
+    """How memory cross-attention is computed."""
+    return {
+        "whole": "scores of all queries at once",
+        "blocks": f"scores in {sizes.query_blocks} blocks of queries",
+        "fused": "in the form that TensorRT fuses",
+    }[sizes.cross_attention.value]
 
 
 def frames_line(sizes: GraphSizes) -> str:

@@ -32,7 +32,7 @@ PromptsOption = Annotated[Path | None, typer.Option(help="JSON file of prompts, 
 RegionOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="NAME=fp32|fp16|int8: another precision for one region; repeatable (etam-edge inspect lists regions)."
+        help="NAME=fp32|fp16|int8 (or tf32 for mask_decoder): another precision for one region; repeatable."
     ),
 ]
 FloatPrecisionOption = Annotated[
@@ -42,6 +42,13 @@ FloatPrecisionOption = Annotated[
     ),
 ]
 RestOption = Annotated[FloatPrecision | None, typer.Option("--rest", hidden=True)]
+OldestTensorrtOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Oldest TensorRT that shall read the bundle: from 10 on, int8 has fp16 scales, which are faster.",
+        show_default="8.6, or that of --target",
+    ),
+]
 MaxDropOption = Annotated[
     float | None,
     typer.Option(help="Points of J&F that mixed may lose against fp32.", show_default="0.5, with mixed"),

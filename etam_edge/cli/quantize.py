@@ -14,6 +14,7 @@ from etam_edge.cli.precision_options import (
     ClipsOption,
     FloatPrecisionOption,
     MaxDropOption,
+    OldestTensorrtOption,
     PromptsOption,
     RegionOption,
     RestOption,
@@ -43,11 +44,13 @@ def quantize(
         Path | None,
         typer.Option(help="Directory of the new bundle.", show_default="beside BUNDLE, named after the precision"),
     ] = None,
+    oldest_tensorrt: OldestTensorrtOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle at --output.")] = False,
 ) -> None:
     """Make an int8, fp16 or mixed bundle from an fp32 bundle; needs onnx, but no checkpoint and no PyTorch."""
     from etam_edge.cli.console import next_command, showing_progress
     from etam_edge.cli.precision_options import precision_arguments, show_bundle, show_precision
+    from etam_edge.workflows.quantize import OLDEST_TENSORRT
     from etam_edge.workflows.quantize import quantize as quantize_bundle
 
     arguments = precision_arguments(float_precision, rest, region)
@@ -60,6 +63,7 @@ def quantize(
             prompts=prompts,
             max_drop=max_drop,
             clips=clips,
+            oldest_tensorrt=oldest_tensorrt or OLDEST_TENSORRT,
             overwrite=overwrite,
             progress=progress,
             **arguments,

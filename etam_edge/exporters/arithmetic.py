@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import onnx
 
-from etam_edge.bundle import OBJECTS, Bundle
+from etam_edge.bundle import Bundle
+from etam_edge.exporters.passes.base import fix_objects
 
 FRAME_GRAPHS = ("encode", "track")
 """What a tracked frame runs: the first once, the second for every object."""
@@ -26,11 +27,7 @@ def operations(model: onnx.ModelProto) -> dict[str, int]:
 
     Products alone are counted: MatMul, Gemm, Conv and ConvTranspose. The model is changed: its objects become one.
     """
-    for value in (*model.graph.input, *model.graph.output):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param == OBJECTS:
-                size.dim_value = 1
-    del model.graph.value_info[:]
+    fix_objects(model, 1)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     shapes = {
         value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)

@@ -15,7 +15,9 @@ from etam_edge.bundle.signatures import PASSED
 from etam_edge.errors import ExportError, InputError
 from etam_edge.exporters.passes.base import run_passes
 from etam_edge.exporters.passes.check_static import CheckStatic
-from etam_edge.exporters.passes.convert_to_float16 import ConvertToFloat16
+from etam_edge.exporters.passes.convert_to_float16 import HALF_SCALES_OPSET, ConvertToFloat16
+from etam_edge.exporters.passes.half_scales import HalfScales
+from etam_edge.exporters.passes.raise_opset import RaiseOpset, opset_of
 from etam_edge.exporters.regions import RESIZE, node_regions
 from etam_edge.recipe import FP16, FP32, INT8, MULTIPLICATIONS, Recipe
 from etam_edge.spec import ModelSpec
@@ -79,10 +81,11 @@ def derive_bundle(
             model, left = convert_graph(
                 name, onnx.load(source.graph_path(name)), signature, manifest.model, recipe, quantize
             )
+            opset = opset_of(model)
             left_float += [f"{name}:{node}" for node in left]
             path = draft / entry.file
             onnx.save(model, path)
-            entries[name] = GraphEntry(entry.file, sha256_of(path), entry.opset, signature)
+            entries[name] = GraphEntry(entry.file, sha256_of(path), opset, signature)
         if recipe.int8_regions:
             calibration = {**calibration, "left_float": left_float}
         derived = dataclasses.replace(
@@ -136,12 +139,14 @@ def convert_graph(
     ]
     if wanted and quantize is not None:
         model = quantize(name, model, wanted)
+        if recipe.scales == FP16:
+            model = run_passes(model, (HalfScales(wanted), RaiseOpset(HALF_SCALES_OPSET))).model
     quantized = quantized_nodes(model)
     unwanted = sorted(quantized - set(wanted))
     if unwanted:
         raise ExportError(f"graph '{name}': the quantizer changed {', '.join(unwanted)}, outside the int8 regions")
     half = {node for node, region in regions.items() if recipe.float_type(region) == FP16} - always_float
-    # A quantizer names its own nodes after the node that they belong to: "NAME:what".
+    # Quantizers and passes name their nodes after the node that they belong to: "NAME:what".
     passes = (ConvertToFloat16(lambda node: node.split(":")[0] in half, signature), CheckStatic(name))
     return run_passes(model, passes).model, [node for node in wanted if node not in quantized]
 

@@ -87,6 +87,15 @@ def tensor_regions(name: str, model: onnx.ModelProto, spec: ModelSpec) -> dict[s
     return {output: regions[node.name] for node in model.graph.node for output in node.output if output}
 
 
+def region_of(graph: str, node: str, spec: ModelSpec) -> str:
+    """The region of one node of a graph, by its name.
+
+    Raises:
+        ExportError: the node belongs to no region.
+    """
+    return _region(graph, node, module_regions(spec))
+
+
 def _region(graph: str, node: str, table: dict[str, str]) -> str:
     # The last part of a name is the operation.
     path = f"{graph}{node}".split("/")[:-1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etam_edge.bundle import Bundle, check_target
+from etam_edge.bundle.targets import version_numbers
 from etam_edge.errors import InputError
 from etam_edge.recipe import FP16, FP32, INT8, MIXED, Recipe
 from etam_edge.workflows.clips import PathLike, check_frame_shapes, load_calibration, load_clips
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from etam_edge.media.datasets import Clip
     from etam_edge.spec import GraphSizes, ModelSpec
 
+OLDEST_TENSORRT = "8.6"
+"""The oldest TensorRT that a bundle is written for by default."""
+HALF_SCALES_SINCE = (10,)
+"""The first TensorRT whose parser reads opset 19, which fp16 scales need."""
 DEFAULT_MAX_DROP = 0.5
 """Points of J&F that "mixed" may lose, by default."""
 
@@ -38,6 +43,7 @@ def quantize(
     regions: Mapping[str, str] | None = None,
     max_drop: float | None = None,
     clips: PathLike | Sequence[Clip] | None = None,
+    oldest_tensorrt: str = OLDEST_TENSORRT,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Bundle:
@@ -60,6 +66,8 @@ def quantize(
         max_drop: points of J&F that may be lost against fp32; 0.5 for mixed. With a `Recipe`, its int8 regions are
             candidates, as with mixed.
         clips: with ground truth, that `max_drop` is measured on; None for those of `calibration`.
+        oldest_tensorrt: oldest version of TensorRT that shall read the bundle. From "10" on, int8 products beside fp16
+            have fp16 scales (opset 19), and TensorRT writes their results as fp16; "8.6" reads opset 17 only.
         overwrite: replace a bundle that is there.
         progress: told of the stages "calibration" (or "fp16 range") and "ranges", and with mixed of "sensitivity" and
             "mixed".
@@ -79,7 +87,9 @@ def quantize(
     manifest = source.manifest
     if manifest.recipe.precision != FP32:
         raise InputError(f"{source.path} is {manifest.precision}; other precisions are made from an fp32 bundle")
-    plan = plan_quantization(calibration, precision, prompts, float_precision, regions, max_drop, clips)
+    plan = plan_quantization(
+        calibration, precision, prompts, float_precision, regions, max_drop, clips, oldest_tensorrt
+    )
     if plan is None:
         raise InputError(f"{source.path} is fp32 already; ask for `precision` fp16, int8 or mixed")
     target = Path(output) if output is not None else _beside(source.path, plan.precision)
@@ -167,6 +177,22 @@ class QuantizationPlan:
                 return store_answer(written).copy_to(output, overwrite)
 
 
+def with_scales_for(oldest_tensorrt: str, recipe: Recipe) -> Recipe:
+    """The recipe with scales in fp16 where every TensorRT from a version on reads them, and where they gain something.
+
+    Raises:
+        InputError: the version is older than any that is supported, or not a version.
+    """
+    version = version_numbers(oldest_tensorrt)
+    if version < version_numbers(OLDEST_TENSORRT):
+        raise InputError(
+            f"`oldest_tensorrt={oldest_tensorrt}` is not a version of TensorRT from {OLDEST_TENSORRT} on; "
+            f"use {OLDEST_TENSORRT} or 10"
+        )
+    useful = recipe.int8_regions and recipe.float_precision == FP16
+    return recipe.with_scales(FP16) if useful and version >= HALF_SCALES_SINCE else recipe
+
+
 def plan_quantization(
     calibration: PathLike | Sequence[Clip] | Recording | None,
     precision: Recipe | str,
@@ -175,6 +201,7 @@ def plan_quantization(
     regions: Mapping[str, str] | None,
     max_drop: float | None,
     clips: PathLike | Sequence[Clip] | None,
+    oldest_tensorrt: str = OLDEST_TENSORRT,
 ) -> QuantizationPlan | None:
     """Check the arguments of `quantize`, and read its clips.
 
@@ -187,7 +214,7 @@ def plan_quantization(
     overrides = dict(regions or {})
     word = precision if isinstance(precision, str) else precision.precision
     given = Recipe.default(precision, float_precision) if isinstance(precision, str) else precision
-    recipe = given.with_regions(overrides)
+    recipe = with_scales_for(oldest_tensorrt, given.with_regions(overrides))
     choosing = word == MIXED or (isinstance(precision, Recipe) and max_drop is not None)
     if not choosing and (max_drop is not None or clips is not None):
         raise InputError(

@@ -13,6 +13,8 @@ Four algebraic steps, each tested against `etam_edge.model.memory_attention`:
 4. Slots are data. The age of a slot is an index into the table of time codes, and an empty slot has a large negative
    bias on its scores.
 
+The keys are padded to a multiple of `KEY_MULTIPLE` by empty pointer tokens, whose weight is zero.
+
 Query and key channels are reordered, even channels before odd ones. This does not change their product, and the
 rotation works on two contiguous halves.
 """
@@ -25,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etam_edge.errors import InputError
 from etam_edge.model.efficienttam import EfficientTAM
 from etam_edge.model.layers import attend, attention_weights, to_map, to_tokens
 from etam_edge.model.memory_attention import (
@@ -34,7 +37,7 @@ from etam_edge.model.memory_attention import (
     RotaryAttention,
     pool_tokens,
 )
-from etam_edge.spec import UNPOOLED_SLOTS, GraphSizes, ModelSpec, Pooling
+from etam_edge.spec import EMPTY_BIAS, UNPOOLED_SLOTS, CrossAttention, GraphSizes, ModelSpec, Pooling
 
 
 def halves_order(width: int) -> Tensor:
@@ -152,6 +155,10 @@ class StaticCrossAttention(nn.Module):
         super().__init__()
         spec, attention = model.spec, cross_attentions(model)[index]
         self.index = index
+        self.form, self.blocks = sizes.cross_attention, sizes.query_blocks
+        if spec.tokens % self.blocks:
+            raise InputError(f"{spec.tokens} queries do not divide into `query_blocks={self.blocks}` blocks")
+        self.value_width = spec.memory_width
         self.keys_shape = (-1, sizes.slots(spec), spec.memory_tokens, spec.width)
         self.query = reordered(attention.q_proj)
         self.pointer_key = reordered(attention.k_proj)
@@ -170,8 +177,8 @@ class StaticCrossAttention(nn.Module):
             x: queries, (1 or B, T, C).
             keys: precomputed keys of all layers, (B, slots, L, T, C).
             codes: rows of the time code table, int32 (B, slots).
-            pointer_tokens: (B, P, M).
-            values: of all slots and pointer tokens, (B, slots * T + P, M).
+            pointer_tokens: (B, P, M), padding included.
+            values: of all slots and pointer tokens, (B, slots * T + P, M), or (B, slots * T + P, C) in the fused form.
             bias: score bias of all slots and pointer tokens, (B, 1, slots * T + P).
 
         Returns:
@@ -181,7 +188,18 @@ class StaticCrossAttention(nn.Module):
         coded = keys[:, :, self.index] + F.embedding(codes, self.time_codes).reshape(self.keys_shape)
         slots, tokens, width = self.keys_shape[1:]
         key = torch.cat((coded.reshape(-1, slots * tokens, width), self.pointer_key(pointer_tokens)), dim=1)
-        return self.out(self.weighted_values(attention_weights(query, key, bias), values))
+        return self.out(self._attend(query, key, values, bias))
+
+    def _attend(self, query: Tensor, key: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Queries (1 or B, T, C), keys (B, K, C), values (B, K, M or C) and bias (B, 1, K) to (B, T, M)."""
+        if self.form is CrossAttention.FUSED:
+            # All objects share the queries of the first layer, and TensorRT fuses no attention over a batch axis of
+            # one: so the queries are repeated for every object.
+            query = query + 0.0 * bias[:, :, :1]
+        parts = query.split(int(query.shape[1]) // self.blocks, dim=1) if self.blocks > 1 else (query,)
+        found = [self.weighted_values(attention_weights(part, key, bias), values) for part in parts]
+        result = torch.cat(found, dim=1) if self.blocks > 1 else found[0]
+        return result[..., : self.value_width] if self.form is CrossAttention.FUSED else result
 
 
 def merged_output(attention: MemoryCrossAttention) -> nn.Linear:
@@ -236,33 +254,44 @@ class StaticLayer(nn.Module):
 
 
 class BankValues(nn.Module):
-    """Values of the bank in the order of its keys: all slots, then all pointer tokens."""
+    """Values of the bank in the order of its keys: all slots, all pointer tokens, and zeros as padding."""
 
     def __init__(self, spec: ModelSpec, sizes: GraphSizes) -> None:
         super().__init__()
         self.slot_rows = sizes.slots(spec) * spec.memory_tokens
         self.pointer_rows = sizes.pointer_slots(spec) * spec.pointer_tokens
+        self.padding = sizes.memory_keys(spec) - self.slot_rows - self.pointer_rows
         self.width = spec.memory_width
+        self.widening = spec.width - self.width if sizes.cross_attention is CrossAttention.FUSED else 0
 
     def forward(self, values: Tensor, pointers: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, slots, T, M) and (B, P, C) to all values (B, rows, M) and the pointer tokens (B, P * C / M, M)."""
-        pointer_tokens = pointers.reshape(-1, self.pointer_rows, self.width)
-        return torch.cat((values.reshape(-1, self.slot_rows, self.width), pointer_tokens), 1), pointer_tokens
+        """(B, slots, T, M) and (B, P, C) to all values and the pointer tokens.
+
+        Returns:
+            values (B, rows, M), or (B, rows, C) with zeros behind them in the fused form; and the pointer tokens with
+            their padding (B, rows - slots * T, M).
+        """
+        pointer_tokens = F.pad(pointers.reshape(-1, self.pointer_rows, self.width), (0, 0, 0, self.padding))
+        rows = torch.cat((values.reshape(-1, self.slot_rows, self.width), pointer_tokens), 1)
+        return F.pad(rows, (0, self.widening)) if self.widening else rows, pointer_tokens
 
 
 class BankBias(nn.Module):
-    """Score bias of every key: that of its slot or pointer."""
+    """Score bias of every key: that of its slot or pointer, and that of an empty slot for the padding."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, sizes: GraphSizes) -> None:
         super().__init__()
         self.spec = spec
+        rows = sizes.slots(spec) * spec.memory_tokens + sizes.pointer_slots(spec) * spec.pointer_tokens
+        self.padding = sizes.memory_keys(spec) - rows
 
     def forward(self, slot_bias: Tensor, pointer_bias: Tensor) -> Tensor:
         """(B, slots) and (B, P) to (B, 1, rows)."""
         spec = self.spec
-        return torch.cat(
+        bias = torch.cat(
             (_repeated(slot_bias, spec.memory_tokens), _repeated(pointer_bias, spec.pointer_tokens)), dim=-1
         )
+        return F.pad(bias, (0, self.padding), value=EMPTY_BIAS)
 
 
 class FrameTokens(nn.Module):
@@ -299,7 +328,7 @@ class StaticMemoryAttention(nn.Module):
     def __init__(self, model: EfficientTAM, sizes: GraphSizes) -> None:
         super().__init__()
         self.bank_values = BankValues(model.spec, sizes)
-        self.bank_bias = BankBias(model.spec)
+        self.bank_bias = BankBias(model.spec, sizes)
         self.frame_tokens = FrameTokens(model)
         self.layers = nn.ModuleList(StaticLayer(model, index, sizes) for index in range(model.spec.memory_layers))
         self.conditioned = ConditionedFeatures(model)

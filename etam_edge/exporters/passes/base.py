@@ -8,6 +8,8 @@ from typing import Protocol
 
 import onnx
 
+from etam_edge.bundle import OBJECTS
+
 
 @dataclass(frozen=True)
 class PassResult:
@@ -47,6 +49,15 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+def fix_objects(model: onnx.ModelProto, objects: int) -> None:
+    """Give the object axis of a model's inputs and outputs a size, in place."""
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param == OBJECTS:
+                size.dim_value = objects
 
 
 def replace_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:

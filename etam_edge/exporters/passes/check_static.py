@@ -5,9 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from etam_edge.bundle import OBJECTS
 from etam_edge.errors import ExportError
-from etam_edge.exporters.passes.base import PassResult, copy_of
+from etam_edge.exporters.passes.base import PassResult, copy_of, fix_objects
 
 FORBIDDEN_OPERATORS = frozenset(
     {"If", "Loop", "Scan", "NonZero", "Shape", "Size", "ConstantOfShape", "Range", "SequenceConstruct", "Unique"}
@@ -80,10 +79,7 @@ def _inferred_shapes(model: onnx.ModelProto, objects: int | None) -> dict[str, l
     bare = copy_of(model)
     del bare.graph.value_info[:]
     if objects is not None:
-        for value in (*bare.graph.input, *bare.graph.output):
-            for size in value.type.tensor_type.shape.dim:
-                if size.dim_param == OBJECTS:
-                    size.dim_value = objects
+        fix_objects(bare, objects)
     inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     return {
         value.name: [

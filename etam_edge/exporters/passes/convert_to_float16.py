@@ -4,7 +4,9 @@ In an fp16 region these stay float32:
 
 - LayerNormalization and Softmax: their sums need the range and the precision of float32 (NVIDIA/TensorRT#4111, #4493).
 - QuantizeLinear, DequantizeLinear and the multiplication between them: opset 17, the last opset that TensorRT 8.6
-  parses, defines the two in float32 only. Compilers fuse the casts around an int8 multiplication.
+  parses, defines the two in float32 only. Compilers fuse the casts around an int8 multiplication, but write its result
+  as float32. From opset 19 on, the MatMul nodes with two dequantized factors and their Q/DQ pairs are float16 as well:
+  their scales have to be prepared (`HalfScales`).
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from etam_edge.bundle import GraphSignature, TensorSpec
 from etam_edge.errors import ExportError
 from etam_edge.exporters.passes.base import PassResult
+from etam_edge.exporters.passes.raise_opset import opset_of
 from etam_edge.recipe import MAX_FLOAT16
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+HALF_SCALES_OPSET = 19
+"""The first opset whose QuantizeLinear and DequantizeLinear have float16 scales."""
 FLOAT32_OPERATORS = frozenset({"LayerNormalization", "Softmax", "QuantizeLinear", "DequantizeLinear"})
 """Operators that compute in float32 in every region."""
 FLOAT32_INPUTS = {"Resize": (1, 2), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
@@ -71,8 +76,12 @@ class _Conversion:
         self.signature = signature
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.float_tensors = self._find_float_tensors()
+        self.half_quantized = _half_quantized(model, is_half)
         self.dequantized = {
-            output for node in model.graph.node if node.op_type == "DequantizeLinear" for output in node.output
+            output
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.name not in self.half_quantized
+            for output in node.output
         }
         self.types: dict[str, int] = {}
         """FLOAT or HALF by tensor, for the tensors written so far."""
@@ -136,7 +145,7 @@ class _Conversion:
         kind = self._type_of(node)
         converted = onnx.NodeProto()
         converted.CopyFrom(node)
-        always_float = FLOAT32_INPUTS.get(node.op_type, ())
+        always_float = FLOAT32_INPUTS.get(node.op_type, ()) if node.name not in self.half_quantized else ()
         for place, name in enumerate(node.input):
             if name in self.constants or name in self.float_tensors:
                 converted.input[place] = self._input(name, FLOAT if place in always_float else kind)
@@ -159,6 +168,8 @@ class _Conversion:
 
     def _type_of(self, node: onnx.NodeProto) -> int:
         """The float type that a node computes in."""
+        if node.name in self.half_quantized:
+            return HALF
         if node.op_type in FLOAT32_OPERATORS or self.dequantized & set(node.input):
             return FLOAT
         return HALF if self.is_half(node.name) else FLOAT
@@ -201,6 +212,22 @@ class _Conversion:
     def _append_cast(self, source: str, target: str, kind: int) -> None:
         self.nodes.append(helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=kind))
         self.changed = True
+
+
+def _half_quantized(model: onnx.ModelProto, is_half: Callable[[str], bool]) -> set[str]:
+    """Names of the Q/DQ nodes in front of the MatMul nodes that compute in float16; none before opset 19."""
+    if opset_of(model) < HALF_SCALES_OPSET:
+        return set()
+    writers = {output: node for node in model.graph.node for output in node.output}
+    found = set()
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or not is_half(node.name):
+            continue
+        before = [writers[name] for name in node.input if name in writers]
+        if len(before) == 2 and all(writer.op_type == "DequantizeLinear" for writer in before):
+            found |= {writer.name for writer in before}
+            found |= {writers[writer.input[0]].name for writer in before if writer.input[0] in writers}
+    return found
 
 
 def _suffix(kind: int) -> str:

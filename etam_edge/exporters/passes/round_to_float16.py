@@ -3,6 +3,8 @@
 ONNX Runtime computes fp16 regions in fp32 on such a processor and rounds only where a region ends. Accuracy measured
 that way is too good: 1000 * 1000 does not overflow, and a track survives that a GPU would lose. `round_to_float16`
 makes the same graph round to float16 after every operation. Sums inside a multiplication stay fp32, as in tensor cores.
+
+int8 products with float16 scales are exact up to their result, as on a GPU: integers times scale, rounded to float16.
 """
 
 from __future__ import annotations
@@ -14,10 +16,21 @@ from onnx import TensorProto, helper, numpy_helper
 from etam_edge.exporters.passes.base import PassResult
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-EXACT_OPERATORS = frozenset(
-    {"Reshape", "Transpose", "Slice", "Concat", "Gather", "Unsqueeze", "Squeeze", "Expand", "Where"}
+MOVING = (
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Concat",
+    "Gather",
+    "Unsqueeze",
+    "Squeeze",
+    "Expand",
+    "Where",
+    "Pad",
+    "Split",
 )
-"""Operators that only move values, and so need no rounding."""
+EXACT_OPERATORS = frozenset({*MOVING, "DequantizeLinear"})
+"""Operators that need no rounding: they only move values, or belong to an int8 product."""
 
 
 def round_to_float16(model: onnx.ModelProto) -> PassResult:

@@ -50,6 +50,7 @@ class BuildOptions:
             build faster and may run slower.
         external_tactics: whether kernels of cuBLAS and cuDNN may be used, as TensorRT does by default; False builds
             where these libraries are not installed.
+        tf32: compute float32 products in TF32. It holds for all of a graph.
 
     Raises:
         InputError: `opt_objects` is not between 1 and `max_objects`, the workspace is below 1 MiB, or the level is
@@ -63,6 +64,7 @@ class BuildOptions:
     verbose: bool = False
     optimization_level: int | None = None
     external_tactics: bool = True
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.opt_objects <= self.max_objects:
@@ -122,8 +124,9 @@ def build_engine(
     network = _parse(trt, builder, graph, log)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    # Regions are fp32 because they need the precision, and TF32 has no more digits than fp16.
-    config.clear_flag(trt.BuilderFlag.TF32)
+    # Regions are fp32 because they need the precision. By itself TensorRT would take TF32, with the digits of fp16.
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if not options.external_tactics:

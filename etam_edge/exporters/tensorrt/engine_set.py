@@ -12,10 +12,15 @@ from etam_edge import __version__
 from etam_edge.atomic import atomic_file
 from etam_edge.bundle import GRAPH_NAMES, Bundle, sha256_of
 from etam_edge.bundle.engines import ONE_OBJECT, EnginePlatform, Sidecar, timing_cache_path, writing_engines
+from etam_edge.bundle.targets import version_numbers
 from etam_edge.errors import ExportError
-from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine
+from etam_edge.exporters.tensorrt.builder import BuildOptions, Built, Progress, build_engine, is_weakly_typed
 from etam_edge.runtimes.backends.tensorrt.tensorrt_module import create_runtime, device_memory_of
 
+TENSORRT_8_OPSET = 17
+"""The newest opset that TensorRT 8.6 reads."""
+TF32_GRAPHS = ("prompt", "track")
+"""Graphs of the region that can be TF32, the mask decoder."""
 GraphProgress = Callable[[str, str, int, int], None]
 """Called with a graph, a phase of its build, the steps done and the number of steps."""
 Inspect = Callable[[Path], int]
@@ -92,6 +97,9 @@ def write_engine(
     elif name == "prompt":
         # Sessions run it for one object at a time; only prompts on single images come in batches.
         options = replace(options, opt_objects=1)
+    if is_weakly_typed(trt):
+        check_opsets(bundle, str(trt.__version__))
+    options = replace(options, tf32=name in TF32_GRAPHS and bundle.manifest.recipe.tf32)
     entry = bundle.manifest.graphs[name]
     timings = timing_cache_path(bundle, platform)
     cache = timings.read_bytes() if timings.is_file() else b""
@@ -111,6 +119,22 @@ def write_engine(
     )
     path.with_suffix(".json").write_text(sidecar.to_json(), encoding="utf-8")
     return built
+
+
+def check_opsets(bundle: Bundle, version: str) -> None:
+    """Refuse graphs that are newer than a TensorRT reads.
+
+    Raises:
+        ExportError: names the graph, and how the bundle has to be made.
+    """
+    if version_numbers(version) >= (10,):
+        return
+    for name, entry in bundle.manifest.graphs.items():
+        if entry.opset > TENSORRT_8_OPSET:
+            raise ExportError(
+                f"graph '{name}' has opset {entry.opset}, which TensorRT {version} does not read; make the bundle "
+                "again with: etam-edge quantize FP32_BUNDLE --calibration CLIPS --oldest-tensorrt 8.6"
+            )
 
 
 def engine_inspector(trt: Any) -> Inspect:

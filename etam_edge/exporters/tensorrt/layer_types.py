@@ -1,15 +1,40 @@
-"""Layers of an engine and their types, read from the verbose log of its build."""
+"""Layers of an engine, their types and what they read and write, from the verbose log of its build."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 MULTIPLYING = frozenset({"gemm", "correlation", "runtime_fusion", "deconv"})
-_LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), (?:Constants|Outputs): ")
-_TYPE = re.compile(r"Datatype: (\w+)")
+NO_KERNEL = frozenset({"shape_call", "signal", "wait"})
+"""Kinds of layers that run nothing on the GPU: shapes, and the order of streams."""
+TYPE_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
+_LAYER = re.compile(
+    r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?), (?:Constants: (?P<constants>.*?), )?"
+    r"Outputs: (?P<outputs>.*?), TacticName: "
+)
+_TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[(?P<shape>.*?)\],.*?Datatype: (?P<type>\w+)")
+
+
+@dataclass(frozen=True)
+class LayerTensor:
+    """A tensor that a layer reads or writes.
+
+    Attributes:
+        type: as TensorRT names it ("Half", "Float", "Int8").
+        shape: -1 for a dimension that depends on the number of objects.
+    """
+
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, or None if they depend on the number of objects."""
+        return None if -1 in self.shape else math.prod(self.shape) * TYPE_BYTES[self.type]
 
 
 @dataclass(frozen=True)
@@ -18,16 +43,56 @@ class Layer:
 
     Attributes:
         name: composed of the names of the nodes that were fused to the layer.
-        kind: layer type in TensorRT's terms: "gemm", "correlation" (a convolution), "runtime_fusion" (attention, and
-            gemms fused with the operations after them), "kgen" (generated pointwise code), "deconv" and others.
-        inputs: types of its inputs, as TensorRT names them ("Half", "Float", "Int8").
-        types: types of all its tensors.
+        kind: layer type in TensorRT's terms: "gemm", "correlation" (a convolution), "runtime_fusion" (a gemm with the
+            operations after it), "kgen" (generated code, fused attention among it), "deconv" and others.
+        read: tensors that it reads, but for constants.
+        constants: constants that it reads.
+        written: tensors that it writes.
     """
 
     name: str
     kind: str
-    inputs: frozenset[str]
-    types: frozenset[str]
+    read: tuple[LayerTensor, ...]
+    constants: tuple[LayerTensor, ...]
+    written: tuple[LayerTensor, ...]
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Types of its inputs."""
+        return frozenset(tensor.type for tensor in self.read)
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Types of its outputs."""
+        return frozenset(tensor.type for tensor in self.written)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Types of all its tensors."""
+        return frozenset(tensor.type for tensor in (*self.read, *self.constants, *self.written))
+
+    @property
+    def is_fused_attention(self) -> bool:
+        """Whether the layer is a whole attention, which does not write its scores."""
+        return "_mha_" in self.name
+
+
+@dataclass(frozen=True)
+class GraphLayers:
+    """What a graph was compiled to.
+
+    Attributes:
+        kernels: layers that run on the GPU.
+        fused_attentions: attentions that are one kernel.
+        int8_outputs: number of int8 gemms by the type that they write.
+        bytes_moved: bytes that all layers read and write, counted as if no cache kept anything; None if tensors of the
+            graph have a variable number of objects.
+    """
+
+    kernels: int
+    fused_attentions: int
+    int8_outputs: dict[str, int]
+    bytes_moved: int | None
 
 
 def layers(log: Iterable[tuple[str, str]]) -> list[Layer]:
@@ -41,9 +106,33 @@ def layers(log: Iterable[tuple[str, str]]) -> list[Layer]:
         for line in text.splitlines():
             match = _LAYER.match(line)
             if match:
-                inputs = frozenset(_TYPE.findall(match["inputs"]))
-                found.append(Layer(match["name"], match["kind"], inputs, frozenset(_TYPE.findall(line))))
+                lists = (_tensors(match[part] or "") for part in ("inputs", "constants", "outputs"))
+                found.append(Layer(match["name"], match["kind"], *lists))
     return found
+
+
+def _tensors(text: str) -> tuple[LayerTensor, ...]:
+    return tuple(
+        LayerTensor(match["type"], tuple(int(size) for size in match["shape"].split(",") if size))
+        for match in _TENSOR.finditer(text)
+    )
+
+
+def summarize(found: Iterable[Layer]) -> GraphLayers:
+    """Count the layers of a graph."""
+    running = [layer for layer in found if layer.kind not in NO_KERNEL]
+    sizes = [tensor.size for layer in running for tensor in (*layer.read, *layer.constants, *layer.written)]
+    known = [size for size in sizes if size is not None]
+    return GraphLayers(
+        kernels=len(running),
+        fused_attentions=sum(layer.is_fused_attention for layer in running),
+        int8_outputs=dict(
+            Counter(
+                kind for layer in running if layer.kind == "gemm" and "Int8" in layer.inputs for kind in layer.outputs
+            )
+        ),
+        bytes_moved=sum(known) if len(known) == len(sizes) else None,
+    )
 
 
 def count(found: Iterable[Layer]) -> Counter[tuple[str, str]]:
@@ -52,8 +141,8 @@ def count(found: Iterable[Layer]) -> Counter[tuple[str, str]]:
 
 
 def multiplies(layer: Layer) -> bool:
-    """Whether a layer multiplies matrices: a gemm, a convolution, or attention, which may be generated code."""
-    return layer.kind in MULTIPLYING or "_mha_" in layer.name
+    """Whether a layer multiplies matrices: a gemm, a convolution, or a fused attention."""
+    return layer.kind in MULTIPLYING or layer.is_fused_attention
 
 
 def computes_in(layer: Layer) -> str:

@@ -251,7 +251,8 @@ def _load(
     path: Path = bundle.graph_path(name)
     rewrite_for_cpu = import_rewriting()
     try:
-        queries = bundle.manifest.model.tokens if name == "track" else None
+        manifest = bundle.manifest
+        queries = manifest.model.tokens // manifest.sizes.query_blocks if name == "track" else None
         graph: bytes | str = str(path)
         session_options = options.session_options(ort)
         if provider == "cpu":

@@ -23,7 +23,8 @@ def rewrite_for_cpu(
     Args:
         data: content of an .onnx file.
         form: of int8 products.
-        memory_queries: number of queries (tokens of a frame) of memory cross-attention, in the graph that has it.
+        memory_queries: number of queries of memory cross-attention (tokens of a frame, or of a block of them), in the
+            graph that has it.
         skip: names of passes that are not applied.
 
     Returns:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from etam_edge.errors import BundleError
 from etam_edge.runtimes.backends.onnxruntime.onnx_messages import AttributeProto, ModelProto, NodeProto
 
-TENSOR_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64"}
+TENSOR_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16"}
 """NumPy types of the constants that can be read and added, by TensorProto.DataType."""
 DOMAIN = "com.microsoft"
 """Domain of the operators that ONNX Runtime adds to those of ONNX."""
@@ -139,6 +139,8 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     shape = tuple(tensor.dims)
     if tensor.HasField("raw_data"):
         return np.frombuffer(tensor.raw_data, dtype=dtype.newbyteorder("<")).reshape(shape)
-    # The format has no field for narrow integers: they are stored as int32.
+    # The format has no field for narrow types: integers and the bits of float16 are stored as int32.
+    if dtype == np.float16:
+        return np.array(tensor.int32_data, dtype=np.uint16).view(np.float16).reshape(shape)
     stored = {"float32": tensor.float_data, "int64": tensor.int64_data}.get(dtype.name, tensor.int32_data)
     return np.array(stored, dtype=dtype).reshape(shape)

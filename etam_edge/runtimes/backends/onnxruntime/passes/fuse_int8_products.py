@@ -16,6 +16,9 @@ from etam_edge.runtimes.backends.onnxruntime.int8_forms import Int8Form
 from etam_edge.runtimes.backends.onnxruntime.onnx_file import DOMAIN, OnnxFile, attribute_of, copy_node, make_node
 from etam_edge.runtimes.backends.onnxruntime.passes.graph_links import GraphLinks, Replacements
 
+FLOAT16 = 10
+"""float16 as ONNX counts types."""
+
 
 def fuse_int8_products(file: OnnxFile, *, form: Int8Form) -> int:
     """Fuse every MatMul of two symmetric int8 factors, with the bias after it.
@@ -41,8 +44,8 @@ def fuse_int8_products(file: OnnxFile, *, form: Int8Form) -> int:
         inputs = [
             first,
             factors.second(found.right, new),
-            scale,
-            found.right.input[1],
+            factors.single(scale),
+            factors.single(found.right.input[1]),
             factors.zero_point(form.first, form.first_zero),
             factors.zero_point(form.second, form.second_zero),
         ]
@@ -53,7 +56,13 @@ def fuse_int8_products(file: OnnxFile, *, form: Int8Form) -> int:
             inputs.append(vector)
             outputs = add.output
             replacements.replace(add, [])
-        new.append(make_node("MatMulIntegerToFloat", inputs, outputs, f"{node.name}:int8", domain=DOMAIN))
+        if file.values(found.right.input[1]).dtype == np.float16:
+            # Scales in float16: the operator has only a float32 result.
+            single = [f"{outputs[0]}:fp32"]
+            new.append(make_node("MatMulIntegerToFloat", inputs, single, f"{node.name}:int8", domain=DOMAIN))
+            new.append(make_node("Cast", single, outputs, f"{node.name}:fp16", {"to": FLOAT16}))
+        else:
+            new.append(make_node("MatMulIntegerToFloat", inputs, outputs, f"{node.name}:int8", domain=DOMAIN))
         replacements.replace(node, new)
         count += 1
     replacements.apply(file)
@@ -156,6 +165,13 @@ class _Factors:
         new.append(make_node("QuantizeLinear", [transpose.input[0], scale, zero], [quantized], quantized))
         new.append(copy_node(transpose, [quantized], [transposed], transposed))
         return transposed
+
+    def single(self, scale: str) -> str:
+        """Name of a scale in float32."""
+        values = self._file.values(scale)
+        if values.dtype == np.float32:
+            return scale
+        return self._file.add_constant(f"{scale}:fp32", values.astype(np.float32))
 
     def zero_point(self, dtype: str, value: int) -> str:
         """Name of a zero point; "" for 0, which is the default."""
