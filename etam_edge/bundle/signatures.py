@@ -62,6 +62,14 @@ class GraphSignature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    def sized(self, objects: int) -> GraphSignature:
+        """The signature for a number of objects."""
+        inputs, outputs = (
+            tuple(TensorSpec(one.name, one.dtype, one.sized(objects)) for one in tensors)
+            for tensors in (self.inputs, self.outputs)
+        )
+        return GraphSignature(inputs, outputs)
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> GraphSignature:
         for name in ("inputs", "outputs"):

@@ -31,9 +31,7 @@ CalibrationOption = Annotated[
 PromptsOption = Annotated[Path | None, typer.Option(help="JSON file of prompts, if --calibration is a single clip.")]
 RegionOption = Annotated[
     list[str] | None,
-    typer.Option(
-        help="NAME=fp32|fp16|int8 (or tf32 for mask_decoder): another precision for one region; repeatable."
-    ),
+    typer.Option(help="NAME=fp32|fp16|int8 (or tf32 for mask_decoder): another precision for one region; repeatable."),
 ]
 FloatPrecisionOption = Annotated[
     FloatPrecision | None,
