@@ -84,7 +84,7 @@ class GraphLayers:
     Attributes:
         kernels: layers that run on the GPU.
         fused_attentions: attentions that are one kernel.
-        int8_outputs: number of int8 gemms by the type that they write.
+        int8_outputs: number of int8 products by the type that they write.
         bytes_moved: bytes that all layers read and write, counted as if no cache kept anything; None if tensors of the
             graph have a variable number of objects.
     """
@@ -127,9 +127,7 @@ def summarize(found: Iterable[Layer]) -> GraphLayers:
         kernels=len(running),
         fused_attentions=sum(layer.is_fused_attention for layer in running),
         int8_outputs=dict(
-            Counter(
-                kind for layer in running if layer.kind == "gemm" and "Int8" in layer.inputs for kind in layer.outputs
-            )
+            Counter(kind for layer in running if multiplies(layer) and "Int8" in layer.inputs for kind in layer.outputs)
         ),
         bytes_moved=sum(known) if len(known) == len(sizes) else None,
     )
