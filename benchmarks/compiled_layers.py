@@ -108,8 +108,7 @@ def row(found: list[Layer]) -> str:
     summary = summarize(found)
     counts = [sum(multiplies(one) and computes_in(one) == word for one in found) for word in (INT8, FP16, FP32)]
     outputs = ", ".join(f"{count} {kind}" for kind, count in summary.int8_outputs.items())
-    assert summary.bytes_moved is not None, "the number of objects is fixed"
-    values = (summary.kernels, summary.fused_attentions, *counts, outputs, f"{summary.bytes_moved / 1e6:.1f}")
+    values = (summary.kernels, summary.fused_attentions, *counts, outputs, f"{(summary.bytes_moved or 0) / 1e6:.1f}")
     return " | ".join(map(str, values))
 
 
