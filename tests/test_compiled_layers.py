@@ -1,11 +1,6 @@
-"""The layer list of a compiled graph, and the table of the documentation that is made from it."""
+"""The layer list of a compiled graph, read from the log of its build."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-import pytest
 
 from etam_edge.exporters.tensorrt.layer_types import GraphLayers, layers, multiplies, summarize
 
@@ -45,23 +40,3 @@ def test_layers_are_counted() -> None:
 def test_bytes_of_a_variable_number_of_objects_are_not_known() -> None:
     found = layers([("VERBOSE", line("/a/MatMul", "gemm", tensor("-1,8", "Half"), tensor("-1,4", "Half")))])
     assert summarize(found).bytes_moved is None
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("model", ["efficienttam_ti_512x512", "efficienttam_ti_2"])
-def test_the_documentation_shows_what_the_compiler_makes(
-    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every row that the command of docs/tensorrt.md prints for the compiler that the page names stands there."""
-    pytest.importorskip("torch")
-    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from benchmarks import compiled_layers
-
-    text = (Path(__file__).parents[1] / "docs" / "tensorrt.md").read_text(encoding="utf-8")
-    if f"TensorRT for RTX {'.'.join(trt.__version__.split('.')[:3])}" not in text:
-        pytest.skip(f"the documentation shows another compiler than {trt.__version__}")
-    monkeypatch.setattr(sys, "argv", ["compiled_layers", model])
-    compiled_layers.main()
-    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith(f"| `{model}`")]
-    assert len(rows) == 6
-    assert [row for row in rows if row not in text] == []

@@ -213,7 +213,8 @@ def test_int8_products_write_what_the_scales_say(small_bundle: SmallBundleMaker,
         before, after = summary_of(single, graph), summary_of(half, graph)
         assert set(before.int8_outputs) == {"Float"}, graph
         assert set(after.int8_outputs) <= {"Half", "Int8"}, graph
-        assert sum(after.int8_outputs.values()) == sum(before.int8_outputs.values()), graph
+        # Products of one input, as of queries, keys and values, are one with fp32 scales, and several with fp16 scales.
+        assert sum(after.int8_outputs.values()) >= sum(before.int8_outputs.values()), graph
         assert (after.bytes_moved or 0) < (before.bytes_moved or 0), graph
 
 
