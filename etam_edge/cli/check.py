@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from etam_edge.cli.threads import THREADS
+from etam_edge.errors import InputError
 
 if TYPE_CHECKING:
     from etam_edge.workflows.check import CheckResult
@@ -18,8 +19,18 @@ def check(
     bundle: Annotated[Path, typer.Argument(help="Bundle that is judged.")],
     reference: Annotated[Path, typer.Option(help="Bundle that it is compared with, usually the fp32 one.")],
     clips: Annotated[
-        Path, typer.Option(help="Clips in DAVIS layout, or a folder of videos or image folders with prompts files.")
-    ],
+        Path | None,
+        typer.Option(help="Clips in DAVIS layout, or a folder of videos or image folders with prompts files."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Single images with ground-truth masks, in place of --clips.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO JSON file or folder of label images of --images, if they are elsewhere.")
+    ] = None,
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="Number of images, evenly spaced.", show_default="all images")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts, if --clips is a single clip.")] = None,
     max_drop: Annotated[
         float | None,
@@ -45,13 +56,37 @@ def check(
         bool, typer.Option(help="On a CPU, which computes fp16 in fp32, round after every operation as a GPU does.")
     ] = True,
 ) -> None:
-    """Compare a bundle with a reference over clips; exit code 1 if it lost more than allowed."""
+    """Compare a bundle with a reference over clips or images; exit code 1 if it lost more than allowed."""
     from etam_edge.cli.console import next_command, out, showing_progress
     from etam_edge.workflows.busy import warn_if_busy
     from etam_edge.workflows.check import check as check_bundle
 
     target = output or Path("checks") / f"{bundle.resolve().name}-against-{reference.resolve().name}"
     warn_if_busy()
+    if images is not None:
+        if clips is not None:
+            raise InputError("give either `clips=DIR` or `images=DIR`")
+        _reject_options(prompts=prompts, max_frames=max_frames)
+        _check_images(
+            bundle,
+            reference,
+            images,
+            annotations,
+            max_drop=max_drop,
+            min_iou=min_iou,
+            max_images=max_images,
+            output=target,
+            runtime=runtime,
+            reference_runtime=reference_runtime,
+            provider=provider,
+            reference_provider=reference_provider,
+            threads=threads,
+            round_fp16=round_fp16,
+        )
+        return
+    if clips is None:
+        raise InputError("give either `clips=DIR` or `images=DIR`")
+    _reject_options(annotations=annotations, max_images=max_images)
     with showing_progress() as progress:
         result = check_bundle(
             bundle,
@@ -74,6 +109,55 @@ def check(
     out.print(f"report: {result.report}")
     if result.passed:
         next_command(f"{shlex.join(['etam-edge', 'track', str(bundle)])} VIDEO --point X,Y")
+        return
+    next_command(f"{shlex.join(['etam-edge', 'inspect', str(bundle)])}   (which precision every region has)")
+    raise typer.Exit(1)
+
+
+def _reject_options(**given: object) -> None:
+    """
+    Raises:
+        InputError: an option was given that belongs to the other kind of check.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"`{name}` belongs to the other kind of check; leave it out")
+
+
+def _check_images(bundle: Path, reference: Path, images: Path, annotations: Path | None, **options: Any) -> None:
+    """Compare over images, print the figures, and exit with 1 where too much was lost."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from etam_edge.cli.console import next_command, out, showing_progress
+    from etam_edge.workflows.check_images import check_images
+
+    with showing_progress() as progress:
+        result = check_images(bundle, reference, images, annotations, progress=progress, **options)
+    comparison = result.comparison
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    for name in ("prompt", "objects", "IoU", "reference", "F", "reference", "drop", "IoU to reference", "worst"):
+        table.add_column(name, justify="right" if name != "prompt" else "left")
+    for kind in ("click", "box", None):
+        means = comparison.means(kind)
+        table.add_row(
+            kind or "both",
+            str(means.objects),
+            *(f"{value:.3f}" for value in (means.iou, means.reference_iou, means.boundary, means.reference_boundary)),
+            f"{means.drop:.2f}",
+            f"{means.agreement:.3f}",
+            f"{means.worst_agreement:.3f}",
+        )
+    out.print(table)
+    times = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in comparison.seconds.items())
+    out.print(f"{comparison.images} images; median time of an image: {times}")
+    for one in comparison.worst():
+        text = f"  {one.image} object {one.number} ({one.kind}): lost {one.drop:.1f} points, IoU {one.iou:.3f}"
+        out.print(f"{text}, reference {one.reference_iou:.3f}", markup=False, emoji=False)
+    out.print(result.sentence, markup=False)
+    out.print(f"figures: {result.report}", markup=False)
+    if result.passed:
+        next_command(f"{shlex.join(['etam-edge', 'segment', str(bundle)])} IMAGES --everything")
         return
     next_command(f"{shlex.join(['etam-edge', 'inspect', str(bundle)])}   (which precision every region has)")
     raise typer.Exit(1)

@@ -165,8 +165,8 @@ def check(
     if judged:
         need_opencv()
     thresholds = choose_thresholds(max_drop, min_iou, judged, len(found))
-    ours = _load(bundle, runtime, provider, threads, "")
-    theirs = _load(reference, reference_runtime, reference_provider, threads, "`reference`: ")
+    ours = load_side(bundle, runtime, provider, threads, "")
+    theirs = load_side(reference, reference_runtime, reference_provider, threads, "`reference`: ")
     _check_prompts(found, (ours, theirs))
     with ExitStack() as stack:
         rounded = {side: _rounded(side, threads, stack) for side in (ours, theirs) if round_fp16 and _hides_fp16(side)}
@@ -198,7 +198,7 @@ def check(
     return CheckResult(outcome, runs, _write_report(folder, outcome, runs, found, plots))
 
 
-def _load(bundle: Bundle | PathLike, runtime: str, provider: str, threads: Threads, where: str) -> Tracker:
+def load_side(bundle: Bundle | PathLike, runtime: str, provider: str, threads: Threads, where: str) -> Tracker:
     """
     Raises:
         EtamError: the bundle, runtime or provider cannot be used; for an unknown one with `where` it was given.
@@ -210,6 +210,15 @@ def _load(bundle: Bundle | PathLike, runtime: str, provider: str, threads: Threa
         return Tracker.load(path, runtime, provider=provider, threads=threads)
     except InputError as error:
         raise InputError(f"{where}{error}") from error
+
+
+def as_on_a_gpu(tracker: Tracker, threads: Threads, stack: ExitStack) -> Tracker:
+    """The tracker, or where its runtime computes fp16 in fp32, one that rounds after every operation as a GPU does.
+
+    Raises:
+        RuntimeUnavailableError: onnx is not installed.
+    """
+    return _rounded(tracker, threads, stack) if _hides_fp16(tracker) else tracker
 
 
 def _hides_fp16(tracker: Tracker) -> bool:
