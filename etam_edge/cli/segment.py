@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etam_edge.cli.region import NOTHING_FOUND, as_region
 from etam_edge.cli.threads import THREADS
 from etam_edge.errors import InputError
 
@@ -72,7 +73,7 @@ def segment(
             box_nms_thresh=box_nms_thresh,
             crop_n_layers=crop_n_layers,
             min_mask_region_area=min_mask_region_area,
-            region=_region(region),
+            region=as_region(region),
             max_area=max_area,
             top_k=top_k,
         )
@@ -106,6 +107,8 @@ def segment(
         f"{image_count}, {mask_count}, {result.seconds / result.images:.2f} s an image, {segmenter.runtime}",
         markup=False,
     )
+    if everything and not result.masks:
+        console.print(f"  {NOTHING_FOUND}")
     for path in result.files:
         console.print(f"  {path}", markup=False)
     if result.shortfall:
@@ -113,17 +116,3 @@ def segment(
     if not request.takes_standard_output:
         again = shlex.join(["etam-edge", "track", str(bundle)])
         next_command(f"{again} VIDEO --point X,Y   (the same through a video)")
-
-
-def _region(text: str | None) -> list[float] | None:
-    """
-    Raises:
-        InputError: the text is not four numbers.
-    """
-    if text is None:
-        return None
-    try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"`region={text}` is not X0,Y0,X1,Y1 in pixels") from None
-    return [x0, y0, x1, y1]

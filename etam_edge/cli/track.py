@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etam_edge.cli.region import NOTHING_FOUND, as_region
 from etam_edge.cli.source_options import (
     SOURCE_HELP,
     DepthRangeOption,
@@ -27,6 +28,7 @@ from etam_edge.interrupts import exit_code
 
 if TYPE_CHECKING:
     from etam_edge.media.prompt_plan import PromptPlan
+    from etam_edge.media.proposals import ProposingRunner
     from etam_edge.media.sinks import Outputs
     from etam_edge.media.sources import FrameSource
     from etam_edge.runtimes import Session
@@ -42,6 +44,24 @@ def track(
         Path | None, typer.Option(help="Image of the object, first frame; a palette may hold several.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON file: several objects, frames, corrections.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Track everything that is found in the first frame.")
+    ] = False,
+    propose: Annotated[
+        int | None, typer.Option(min=1, help="As --everything, and search again every N frames.", metavar="N")
+    ] = None,
+    max_objects: Annotated[
+        int | None, typer.Option(min=1, help="Cap on objects of --everything and --propose.", show_default="50")
+    ] = None,
+    points_per_side: Annotated[int, typer.Option(help="Points along one side of the grid of --everything.")] = 16,
+    pred_iou_thresh: Annotated[float, typer.Option(help="--everything drops masks with a lower predicted IoU.")] = 0.8,
+    stability_score_thresh: Annotated[
+        float, typer.Option(help="--everything drops masks that are less stable.")
+    ] = 0.95,
+    region: Annotated[str | None, typer.Option(help="X0,Y0,X1,Y1: --everything looks nowhere else.")] = None,
+    max_area: Annotated[
+        float, typer.Option(help="Largest share of a frame that an object of --everything may cover.")
+    ] = 0.5,
     output: Annotated[
         Path | None,
         typer.Option(help="Overlay video, .mp4.", show_default="SOURCE_tracked.mp4 if nothing else is written"),
@@ -76,12 +96,29 @@ def track(
     from etam_edge.cli.console import err, next_command, out
     from etam_edge.media.playback import check_reach
     from etam_edge.media.prompt_files import plan_prompts
+    from etam_edge.media.prompt_plan import PromptPlan
+    from etam_edge.media.proposals import ProposalOptions, ProposingRunner
     from etam_edge.media.sinks import OutputRequest
     from etam_edge.media.sources import open_source, shown_source
-    from etam_edge.runtimes import Tracker
+    from etam_edge.runtimes import EverythingOptions, Segmenter, Tracker
 
     # Everything that can be checked is checked before the bundle is loaded, and the rest before the first frame.
-    plan = plan_prompts(point or [], negative_point or [], box, mask, prompts)
+    proposals: ProposalOptions | None = None
+    if everything or propose is not None:
+        grid = EverythingOptions(
+            points_per_side=points_per_side,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            region=as_region(region),
+            max_area=max_area,
+        )
+        proposals = ProposalOptions(propose, max_objects or ProposalOptions.max_objects, grid)
+    elif max_objects is not None or region is not None:
+        raise InputError("`max_objects` and `region` belong to `everything` or `propose=N`; add one of these")
+    prompted = bool(point or negative_point or box or mask or prompts)
+    plan = PromptPlan([])
+    if prompted or proposals is None:
+        plan = plan_prompts(point or [], negative_point or [], box, mask, prompts)
     frames = open_source(source, source_options(start, end, depth_range, size, pixel_format))
     source = shown_source(source)
     check_reach(plan, frames, max_frames)
@@ -92,9 +129,13 @@ def track(
     tracker = Tracker.load(bundle, runtime=runtime, provider=provider, threads=threads)
     tracker.bundle.check_frame_shape(frames.frame_shape, source)
     plan.check_prompts(frames.frame_shape, tracker.spec, tracker.bundle.manifest.sizes)
-    session = tracker.start_session(corrections_condition, max_objects=len(plan.object_ids), resize=resize)
+    count = len(plan.object_ids) if proposals is None else max(proposals.max_objects, len(plan.object_ids))
+    session = tracker.start_session(corrections_condition, max_objects=count, resize=resize)
+    proposer: ProposingRunner | None = None
+    if proposals is not None:
+        proposer = ProposingRunner(session, Segmenter(tracker.bundle, tracker.backend), proposals)
 
-    run = _Run(session, plan)
+    run = _Run(session, plan, proposer)
     ending = run.perform(
         frames,
         max_frames,
@@ -129,6 +170,8 @@ def track(
         raise InputError(
             f"{source} was not read whole: {missing}; the outputs hold the {_frames(run.count)} that were read"
         )
+    if proposer is not None and not proposer.found:
+        console.print(f"  {NOTHING_FOUND}")
     for note in _shortfalls(run.count, plan, frames, max_frames):
         console.print(f"  {note}")
     if request.takes_standard_output:
@@ -174,14 +217,16 @@ class _Run:
     Args:
         session: new.
         plan: prompts.
+        proposer: tracks frames and finds more objects, or None.
 
     Attributes:
         count: number of frames that were tracked and written.
     """
 
-    def __init__(self, session: Session, plan: PromptPlan) -> None:
+    def __init__(self, session: Session, plan: PromptPlan, proposer: ProposingRunner | None = None) -> None:
         self._session = session
         self._plan = plan
+        self._proposer = proposer
         self.count = 0
         self._with_objects = 0
         self._invisible = 0
@@ -211,8 +256,8 @@ class _Run:
         return text if self._with_objects == self.count else f"{text} on {_frames(self._with_objects)} with objects"
 
     def summary(self) -> str:
-        objects = len(self._plan.object_ids)
-        text = self.pace().replace(", ", f", {objects} object{'s' if objects > 1 else ''}, ", 1)
+        objects = len(self._plan.object_ids) + (0 if self._proposer is None else self._proposer.found)
+        text = self.pace().replace(", ", f", {objects} object{'s' if objects != 1 else ''}, ", 1)
         return f"{text}, none visible on {_frames(self._invisible)}" if self._invisible else text
 
     def _rate(self) -> float:
@@ -227,7 +272,7 @@ class _Run:
         from etam_edge.media.playback import play, track_frame
 
         begin = time.perf_counter()
-        runner = partial(track_frame, self._session)
+        runner = self._proposer or partial(track_frame, self._session)
         total = min((n for n in (frames.length, max_frames) if n is not None), default=None)
         with frame_progress() as bar:
             task = bar.add_task("track", total=total)

@@ -113,9 +113,7 @@ class Session(OneAtATime):
             ("max_objects", max_objects, 1, MAX_OBJECTS),
             ("fill_hole_area", fill_hole_area, 0, MAX_HOLE_AREA),
         ):
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or not least <= value <= most:
-                raise InputError(f"{name} must be a whole number from {least} to {most}, not {shown(value)}")
+            _check_whole(name, value, least, most)
         self._backend = backend if observer is None else ObservedBackend(backend, observer)
         self._observer = observer
         self._bundle = bundle
@@ -143,6 +141,31 @@ class Session(OneAtATime):
     def max_objects(self) -> int:
         """Number of objects that the session can hold at a time. Its memory is allocated for this number."""
         return self._max_objects
+
+    @one_at_a_time
+    def reserve(self, max_objects: int) -> None:
+        """Make room for more objects without a restart. What is tracked goes on as before.
+
+        This is the only call that changes the session's memory: buffers for the new number are allocated, what is kept
+        is copied into them, and the old ones are freed. Where there is room already, nothing is done.
+
+        Args:
+            max_objects: number of objects that the session can hold from now on.
+
+        Raises:
+            InputError: the number is out of range.
+            EtamError: there is not enough memory for it. The session is unchanged.
+        """
+        state = self._ready()
+        _check_whole("max_objects", max_objects, 1, MAX_OBJECTS)
+        if max_objects <= self._max_objects:
+            return
+        larger = Workspace(self._backend, self._bundle, int(max_objects))
+        larger.keep(state.kept)
+        count = len(state.objects)
+        for name, buffer in self._workspace.kept_state(count).items() if count else ():
+            self._workspace.device.copy(buffer, larger.kept_state(count)[name])
+        self._workspace, self._max_objects = larger, int(max_objects)
 
     @property
     def nbytes(self) -> int:
@@ -176,9 +199,8 @@ class Session(OneAtATime):
         new = [object_id for object_id in prepared if object_id not in state.objects]
         count = len(state.objects) + len(new)
         if count > self._max_objects:
-            remedy = f"start it with max_objects={count}, or remove one" if count <= MAX_OBJECTS else "prompt fewer"
+            remedy = f"call session.reserve({count}), or remove one" if count <= MAX_OBJECTS else "prompt fewer"
             raise InputError(f"{count} objects are more than this session can hold ({self._max_objects}); {remedy}")
-        self._backend.check_objects(count)
         now = state.frame_index + 1
         objects: dict[int, _TrackedObject] = {}
         writes: list[Callable[[], None]] = []
@@ -485,3 +507,13 @@ class Session(OneAtATime):
             check_object_id(object_id): prepare(prompt, object_id, shape, self._spec, self._sizes)
             for object_id, prompt in prompts.items()
         }
+
+
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    """
+    Raises:
+        InputError: it is not a whole number in this range.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:  # type: ignore[operator]
+        raise InputError(f"{name} must be a whole number from {least} to {most}, not {shown(value)}")

@@ -139,7 +139,7 @@ class Workspace:
         self.backend.run("encode", self._frame, {"image_features": self._fresh.image_features})
 
     def track(self, plans: Sequence[SlotPlan]) -> list[DecoderOutput]:
-        """Track the objects of the first rows on the fresh frame, in one batch.
+        """Track the objects of the first rows on the fresh frame, in batches of as many as the backend takes.
 
         Args:
             plans: what each object reads from its slots, by row.
@@ -150,13 +150,16 @@ class Workspace:
         count = len(plans)
         for name, buffer in self._plan.items():
             self.device.upload(np.stack([getattr(plan, name) for plan in plans]), buffer.rows(0, count))
-        inputs = {name: buffer.rows(0, count) for name, buffer in (self.bank | self._plan).items()}
-        outputs = {name: buffer.rows(0, count) for name, buffer in self._scratch.items()}
-        self.backend.run(
-            "track",
-            {**inputs, "image_features": self._fresh.image_features},
-            {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(0, count)},
-        )
+        step = count if self.backend.max_objects is None else self.backend.max_objects
+        for start in range(0, count, step):
+            batch = start, min(start + step, count)
+            inputs = {name: buffer.rows(*batch) for name, buffer in (self.bank | self._plan).items()}
+            outputs = {name: buffer.rows(*batch) for name, buffer in self._scratch.items()}
+            self.backend.run(
+                "track",
+                {**inputs, "image_features": self._fresh.image_features},
+                {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(*batch)},
+            )
         decoded = self._outputs(0, count)
         self._check_entries({name: self._scratch[name].rows(0, count) for name in ENTRY}, tracked=True)
         if "masks" not in self._scratch:
