@@ -298,6 +298,8 @@ class PoisoningBackend:
         self.name, self.device = backend.name, backend.device
         self.armed = False
 
+    max_objects = None
+
     def check_objects(self, count: int) -> None:
         self._backend.check_objects(count)
 
