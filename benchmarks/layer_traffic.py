@@ -17,10 +17,11 @@ from pathlib import Path
 
 import onnx
 
+from etam_edge.bundle import graph_signatures
 from etam_edge.calibration.qdq import QdqQuantizer
 from etam_edge.exporters.attention_roofline import attention_for
 from etam_edge.exporters.checkpoints import fetch_checkpoint, load_model
-from etam_edge.exporters.graphs.modules import graph_modules, signatures
+from etam_edge.exporters.graphs.modules import graph_modules
 from etam_edge.exporters.graphs.tracing import export_graph
 from etam_edge.exporters.precision import convert_graph, convert_signature
 from etam_edge.exporters.tensorrt.layer_types import Layer, computes_in, layers, multiplies, summarize
@@ -88,7 +89,7 @@ def _traced(name: str, graph: str, sizes: GraphSizes, folder: Path) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         model = _model(name)
-        export_graph(graph_modules(model, sizes)[graph], signatures(model.spec, sizes)[graph], path)
+        export_graph(graph_modules(model, sizes)[graph], graph_signatures(model.spec, sizes)[graph], path)
     return path
 
 
@@ -98,7 +99,7 @@ def _model(name: str) -> EfficientTAM:
 
 def compiled(source: Path, graph: str, spec: ModelSpec, sizes: GraphSizes, recipe: Recipe) -> list[Layer]:
     """Layers of a graph in a precision."""
-    signature = convert_signature(signatures(spec, sizes)[graph], recipe)
+    signature = convert_signature(graph_signatures(spec, sizes)[graph], recipe)
     model, _ = convert_graph(graph, onnx.load(source), signature, spec, recipe, QdqQuantizer(made_up_ranges()))
     return layers(compile_fixed(model, signature).log)
 
