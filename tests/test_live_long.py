@@ -126,9 +126,8 @@ def test_nothing_grows_over_twenty_thousand_frames(small_bundle: Callable[[Pooli
 
     samples = np.array(sinks.samples)
     memory, threads, descriptors = samples[WARM_UP // SAMPLE_EVERY :].T
-    print(
-        f"memory {memory.min() / 2**20:.1f} to {memory.max() / 2**20:.1f} MiB, threads {threads}, descriptors {descriptors}"
-    )
+    mebibytes = memory / 2**20
+    print(f"memory {mebibytes.min():.1f} to {mebibytes.max():.1f} MiB, threads {threads}, descriptors {descriptors}")
     assert memory.max() - memory[0] < GROWTH
     # The viewer that reads nothing may be dropped meanwhile, which closes its connection.
     assert threads.max() == threads[0]
