@@ -15,6 +15,7 @@ from PIL import Image
 
 from etam_edge.errors import InputError
 from etam_edge.media import CHAIR_VIDEO
+from etam_edge.media.datasets import find_clips
 from etam_edge.media.scaled import ScaledFrames
 from etam_edge.media.sources import (
     Cause,
@@ -285,6 +286,42 @@ def test_names_that_are_not_utf8_are_read(video: Path, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "a.png", folder + b"/\xff.png")
     [frame] = open_source(os.fsdecode(folder))
     assert frame.name == os.fsdecode(b"\xff")
+
+
+def test_names_with_colons_are_no_protocols(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("10:30:00.mp4", "concat:a|b.mp4", "-.mp4", "http:x.mp4"):
+        shutil.copy(video, tmp_path / name)
+        assert len(list(open_source(name))) == 12
+
+
+def test_recording_of_a_stream_that_begins_between_key_frames_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "whole.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = WIDTH, HEIGHT, "yuv420p", 6
+        for index in range(18):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    # Packets of 188 bytes; the first third goes.
+    (tmp_path / "joined.ts").write_bytes(data[188 * (len(data) // 188 // 3) :])
+    source = VideoFile(tmp_path / "joined.ts")
+    frames = list(source)
+    assert 0 < len(frames) < 18
+    assert source.ending is not None
+    assert source.ending.is_whole, source.ending
+
+
+def test_damaged_clips_are_refused_as_such(tmp_path: Path) -> None:
+    damaged_chair(tmp_path / "chair.mp4")
+    (tmp_path / "chair.json").write_text('[{"points": [[420, 260]], "labels": [1]}]')
+    [clip] = find_clips(tmp_path)
+    with pytest.raises(InputError, match=r"clip chair is damaged: \d+ of 60 frames are lost.* give an undamaged copy"):
+        _ = clip.length
+    (tmp_path / "chair_masks").mkdir()
+    with pytest.raises(InputError, match="clip chair is damaged"):
+        find_clips(tmp_path)
 
 
 def test_grey_video_of_16_bits_needs_a_range(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class MjpegServer(ThreadingHTTPServer):
     Attributes:
         stalls: whether the connection stays open, silent, behind the last frame.
         cut: whether the last frame ends in its middle.
+        garbage: whether frames are no images.
         status: of every answer.
     """
 
@@ -70,6 +71,7 @@ class MjpegServer(ThreadingHTTPServer):
     pause = 0.02
     stalls = False
     cut = False
+    garbage = False
     status = 200
     authorization: str | None = None
 
@@ -101,11 +103,12 @@ class _MjpegHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         for index in range(server.frames):
-            body = jpeg(index)
+            body = b"no JPEG at all" if server.garbage else jpeg(index % 20)
             if server.cut and index == server.frames - 1:
                 body = body[: len(body) // 2]
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg(index))}\r\n\r\n"
-            self.wfile.write(head.encode() + body + (b"\r\n" if body == jpeg(index) else b""))
+            length = len(jpeg(index % 20)) if server.cut else len(body)
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
+            self.wfile.write(head.encode() + body + (b"\r\n" if len(body) == length else b""))
             self.wfile.flush()
             time.sleep(server.pause)
         if not server.cut:
@@ -161,6 +164,12 @@ def test_stream_that_stalls_ends_at_its_time_limit(mjpeg: MjpegServer) -> None:
     assert source.ending is not None
     assert source.ending.cause == Cause.STALLED
     assert "no frame came within the time limit" in source.ending.shortfall()
+
+
+def test_stream_that_sends_no_images_is_given_up(mjpeg: MjpegServer) -> None:
+    mjpeg.garbage, mjpeg.frames = True, 10_000
+    with pytest.raises(InputError, match=r"does not open: no answer within|gives no frame: no frame came within"):
+        open_source(mjpeg.url(), SourceOptions(open_seconds=1, read_seconds=0.3))
 
 
 def test_stream_is_read_in_one_thread_and_closed_in_another(mjpeg: MjpegServer) -> None:

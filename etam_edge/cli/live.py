@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etam_edge.cli.options import optional_value
+from etam_edge.cli.source_options import (
+    SOURCE_HELP,
+    DepthRangeOption,
+    PixelFormatOption,
+    SizeOption,
+    source_options,
+)
 from etam_edge.cli.threads import THREADS
 
 if TYPE_CHECKING:
@@ -25,9 +32,7 @@ optional_value("--rerun", VIEWER, r".*\.rrd")
 
 def live(
     bundle: Annotated[Path, typer.Argument(help="Directory that export wrote.")],
-    source: Annotated[
-        str, typer.Argument(help="Camera number or device, address (rtsp://, http://), pipeline, video file, or -.")
-    ],
+    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
     point: Annotated[list[str] | None, typer.Option(help="X,Y on the object, first frame; repeatable.")] = None,
     negative_point: Annotated[list[str] | None, typer.Option(help="X,Y off the object; repeatable.")] = None,
     box: Annotated[str | None, typer.Option(help="X0,Y0,X1,Y1 around the object, first frame.")] = None,
@@ -59,10 +64,9 @@ def live(
     on_new_size: Annotated[
         str, typer.Option(help="Where frames change their size: stop, or restart without objects.")
     ] = "stop",
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of raw frames on standard input.")] = None,
-    pixel_format: Annotated[
-        str | None, typer.Option(help="Of raw frames on standard input: rgb24, bgr24, gray, yuyv422 or nv12.")
-    ] = None,
+    depth_range: DepthRangeOption = None,
+    size: SizeOption = None,
+    pixel_format: PixelFormatOption = None,
     resize: Annotated[
         str, typer.Option(help="How the host resizes: exact, as the reference does, or fast, with OpenCV.")
     ] = "exact",
@@ -72,10 +76,10 @@ def live(
 ) -> None:
     """Track a live source, newest frame first, until it ends or Ctrl-C. Select objects on a page with --serve."""
     from etam_edge.cli.console import err, next_command, out
-    from etam_edge.cli.frame_size import parse_frame_size
     from etam_edge.media.prompt_files import plan_prompts
     from etam_edge.workflows.live import live as run_live
 
+    reading = source_options(depth_range=depth_range, size=size, pixel_format=pixel_format)
     prompted = bool(point or negative_point or box or mask or prompts)
     plan = plan_prompts(point or [], negative_point or [], box, mask, prompts) if prompted or serve is None else None
     # Lines of scores on standard output are for another program to read.
@@ -96,8 +100,9 @@ def live(
         max_frames=max_frames,
         reconnect=reconnect,
         on_new_size=on_new_size,
-        size=None if size is None else parse_frame_size(size, "--size"),
-        pixel_format=pixel_format,
+        depth_range=reading.depth_range,
+        size=reading.size,
+        pixel_format=reading.pixel_format,
         runtime=runtime,
         provider=provider,
         threads=threads,

@@ -107,13 +107,25 @@ class Clip:
         count = self.frames.count()
         if count is None:
             raise InputError(f"clip {self.name} has no end; give a video file or a folder of images")
-        ending = self.frames.ending
-        if ending is not None and not ending.is_whole:
-            raise InputError(
-                f"clip {self.name} is damaged: {ending.shortfall()}; its figures would not be comparable, so give an "
-                "undamaged copy"
-            )
+        _refuse_damage(self.name, self.frames)
         return count
+
+
+def _refuse_damage(name: str, frames: FrameSource) -> None:
+    """
+    Args:
+        name: of the clip.
+        frames: that have just been counted.
+
+    Raises:
+        InputError: some are lost.
+    """
+    ending = frames.ending
+    if ending is not None and not ending.is_whole:
+        raise InputError(
+            f"clip {name} is damaged: {ending.shortfall()}; its figures would not be comparable, so give an undamaged "
+            "copy"
+        )
 
 
 def find_clips(path: Path, prompts: Path | None = None) -> list[Clip]:
@@ -163,6 +175,7 @@ def _clip(source: Path, prompts: Path) -> Clip:
     if masks.is_dir():
         files = sorted(file for file in masks.iterdir() if file.suffix.lower() == ".png")
         count = frames.count()
+        _refuse_damage(source.stem, frames)
         if len(files) != count:
             raise InputError(f"{masks} holds {len(files)} masks for {count} frames; give one for each frame")
         truth = Annotations(dict(enumerate(files)), _values(files, plan.object_ids, masks))

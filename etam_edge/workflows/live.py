@@ -43,6 +43,7 @@ def live(
     reconnect: bool = False,
     on_new_size: str = STOP,
     max_objects: int = DEFAULT_MAX_OBJECTS,
+    depth_range: tuple[float, float] | None = None,
     size: tuple[int, int] | None = None,
     pixel_format: str | None = None,
     runtime: str = "auto",
@@ -83,7 +84,8 @@ def live(
         on_new_size: "stop" with an error where frames change their size, or "restart" with a new session and further
             outputs beside the first ones.
         max_objects: number of objects that can be tracked at a time. Memory for all is allocated.
-        size: (H, W) of raw frames on standard input.
+        depth_range: counts of grey images of more than 8 bits that become black and white.
+        size: (H, W) of raw frames on standard input; requested from a camera, too.
         pixel_format: of raw frames on standard input.
         runtime: as of `Tracker.load`.
         provider: as of `Tracker.load`.
@@ -120,7 +122,7 @@ def live(
         bundle=Path(bundle),
         source=name,
         plan=plan,
-        source_options=SourceOptions(size=size, pixel_format=pixel_format),
+        source_options=SourceOptions(depth_range=depth_range, size=size, pixel_format=pixel_format),
         delivery=Delivery(queue, every_frame),
         reconnect=reconnect,
         options=LoopOptions(max_frames, on_new_size == RESTART, report_seconds=report_seconds),

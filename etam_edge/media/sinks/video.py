@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -14,6 +15,7 @@ from etam_edge.errors import InputError, RuntimeUnavailableError
 from etam_edge.media.overlay import draw_result
 from etam_edge.media.sinks.base import PendingFile, cannot_write, check_file
 from etam_edge.media.sources import NamedFrame, import_opencv
+from etam_edge.media.sources.pyav import import_pyav
 from etam_edge.runtimes.types import FrameResult
 
 DEFAULT_RATE = 30.0
@@ -85,7 +87,11 @@ class OverlayVideo:
         self._pending = PendingFile(path, "output", overwrite)
         try:
             self._container = self._av.open(
-                str(self._pending.temporary), "w", format="mp4", options={"movflags": "+faststart"}
+                # Absolute: FFmpeg takes what stands before a colon in a relative path for a protocol.
+                os.path.abspath(self._pending.temporary),
+                "w",
+                format="mp4",
+                options={"movflags": "+faststart"},
             )
             self._stream = self._add_stream()
         except (OSError, self._av.FFmpegError) as error:
@@ -167,13 +173,7 @@ def _import_av() -> Any:
     Raises:
         RuntimeUnavailableError: PyAV is not installed, or was built without an H.264 encoder.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"the overlay video needs PyAV, which cannot be imported ({error}); "
-            'install it with: pip install "etam-edge[video]", or use `masks` and `scores`'
-        ) from error
+    av = import_pyav("the overlay video needs", "use `masks` and `scores`")
     if ENCODER not in av.codecs_available:
         raise RuntimeUnavailableError(
             f"the overlay video needs {ENCODER}, which this PyAV was built without; install a wheel of PyAV, or use "

@@ -87,7 +87,7 @@ def _open_path(path: Path, kind: int, options: SourceOptions | None) -> FrameSou
     if kind == stat.S_IFDIR:
         return ImageFolder(path, options)
     if kind == stat.S_IFCHR:
-        return Camera(str(path), options)
+        return Camera(str(path.absolute()), options)
     if kind != stat.S_IFREG:
         raise InputError(f"{path} is not a regular file; name {KINDS}")
     if path.suffix.lower() in IMAGE_SUFFIXES:

@@ -28,8 +28,14 @@ NO_FRAME_IN_TIME = "no frame came within the time limit"
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
-def import_pyav() -> Any:
+def import_pyav(
+    user: str = "videos, cameras and streams need", instead: str = "use a folder of images and `masks`"
+) -> Any:
     """The module of PyAV, with FFmpeg's own messages silenced.
+
+    Args:
+        user: what needs it, with its verb, for the message.
+        instead: what to do without it.
 
     Raises:
         RuntimeUnavailableError: PyAV is not installed.
@@ -38,8 +44,8 @@ def import_pyav() -> Any:
         import av
     except ImportError as error:
         raise RuntimeUnavailableError(
-            f"videos, cameras and streams need PyAV, which cannot be imported ({error}); install it with: "
-            'pip install "etam-edge[video]", or use a folder of images and `masks`'
+            f"{user} PyAV, which cannot be imported ({error}); install it with: "
+            f'pip install "etam-edge[video]", or {instead}'
         ) from error
     av.logging.set_level(None)
     return av
@@ -52,6 +58,13 @@ def open_container(
     timeout: tuple[float, float] | None = None,
 ) -> InputContainer:
     """Open a file, device or address.
+
+    Args:
+        target: an address, or the absolute path of a file or device: FFmpeg takes what stands before a colon in a
+            relative path, such as 10:30:00.mp4, for a protocol.
+        container_format: FFmpeg's name of the format; None to find it.
+        options: of FFmpeg.
+        timeout: seconds for opening and for each read.
 
     Raises:
         av.FFmpegError: it cannot be opened.
@@ -76,7 +89,7 @@ class Decoder:
         depth_range: of `SourceOptions`.
         stop: ends the iteration before its next frame, when it is set from any thread.
         is_live: whether an error of reading ends it: a connection or device is lost then.
-        read_seconds: time limit of a frame, for containers that are opened with the flag `nonblock`.
+        read_seconds: time limit of a live source's frame.
 
     Attributes:
         rate: average frames per second, or None.
@@ -117,6 +130,9 @@ class Decoder:
         self._indexed = _indexed(container, self._stream)
         self._packets_read = 0
         self.invents_times = container.format.name in TIMELESS
+        # A stream is joined, and a recording of one begins, between two key frames: what comes before the next one
+        # cannot be decoded, and is no damage.
+        self._joins = is_live or container.format.name == "mpegts"
         self.given = self.lost = self.damaged = 0
         self.ending: Ending | None = None
         self._stop = stop
@@ -130,14 +146,20 @@ class Decoder:
 
     def __iter__(self) -> Generator[VideoFrame, None, None]:
         cause, message = Cause.CLOSED, ""
+        latest = time.monotonic()
         try:
             for packet in self._packets():
+                if self._is_live and time.monotonic() - latest > self._read_seconds:
+                    # Packets come, and no frame can be decoded from them.
+                    raise _Break(Cause.STALLED, NO_FRAME_IN_TIME)
                 for frame in self._decoded(packet):
                     if self._stop.is_set():
                         return
                     self.given += 1
-                    self.damaged += bool(frame.is_corrupt)
+                    self._joins = self._joins and bool(frame.is_corrupt)
+                    self.damaged += bool(frame.is_corrupt) and not self._joins
                     yield frame
+                    latest = time.monotonic()
             if not self._stop.is_set():
                 cause = Cause.END
                 if self._indexed is not None and self._packets_read < self._indexed:
@@ -187,6 +209,8 @@ class Decoder:
         try:
             return self._stream.decode(packet)
         except (self._av.FFmpegError, OSError):
+            if self._joins:
+                return []
             # Behind the last packet, an error costs all frames that the decoder still holds.
             self.lost += 1 if packet.size else max(1, self._packets_read - self.given - self.lost)
             return []

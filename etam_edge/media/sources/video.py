@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -61,7 +62,7 @@ class VideoFile:
         """
         av = import_pyav()
         try:
-            container = open_container(str(self._path))
+            container = open_container(os.path.abspath(self._path))
         except (av.FFmpegError, OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
