@@ -7,8 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 CHECKPOINT ?=
-# Tests run in one process a core. Each process needs up to 2 GB of memory, so there are at most 8.
-PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+# Tests run in one process a core. Each process needs up to 2 GB of memory, so there are at most 8. One that crashes ends the
+# run: with a new one in its place pytest-xdist waits for ever.
+PYTEST := -m pytest -n auto --maxprocesses 8 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder
 # The runtime supports Python 3.10 (JetPack 6). Where one is found, the runtime's tests run there too.
 PYTHON310 ?= $(shell for p in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && echo $$p && break; done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
@@ -19,6 +20,10 @@ from etam_edge_testing.bundle_cache import cached_bundle
 from etam_edge_testing.golden_runs import seeded_model
 from etam_edge_testing.goldens import Golden
 from etam_edge_testing.small import PREBUILT, SIZES, export_small
+
+# A run that a shell started in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before torch is imported. Idle OpenMP threads sleep instead of spinning, and each of pytest-xdist's workers, which
 # share the cores, computes in one thread.

@@ -123,8 +123,6 @@ def test_camera_loop_saves_when_it_is_interrupted(folder: Path, tmp_path: Path) 
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
-        # A process that was started in the background of a shell ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "tracking; Ctrl-C saves the session and ends\n"
