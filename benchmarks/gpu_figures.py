@@ -15,7 +15,6 @@ torch is needed.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import platform
 import subprocess
@@ -36,7 +35,7 @@ from PIL import Image
 from etam_edge import Prompt, Tracker
 from etam_edge.bundle import Bundle
 from etam_edge.bundle.engines import TENSORRT
-from etam_edge.errors import CudaError, EtamError, InputError, RuntimeUnavailableError
+from etam_edge.errors import EtamError, InputError, RuntimeUnavailableError
 from etam_edge.media import crossing
 from etam_edge.media.datasets import find_clips
 from etam_edge.media.playback import PlayedFrame, play
@@ -329,18 +328,9 @@ def memory(
 
 
 def used_memory(cuda: Cuda) -> int:
-    """Bytes of the GPU in use, by this process and all others; on a GPU that shares the CPU's memory, of both.
-
-    Raises:
-        CudaError: CUDA does not say.
-    """
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    library = ctypes.CDLL("libcuda.so.1")
-    with cuda.current():
-        status = library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    if status:
-        raise CudaError(f"CUDA does not say how much memory is free (error {status}); look at nvidia-smi")
-    return total.value - free.value
+    """Bytes of the GPU in use, by this process and all others; on a GPU that shares the CPU's memory, of both."""
+    free, total = cuda.memory()
+    return total - free
 
 
 def sample_frames(width: int, height: int) -> list[np.ndarray]:

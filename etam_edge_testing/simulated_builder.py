@@ -120,14 +120,16 @@ class ParsedNetwork:
         return getattr(self._network, name)
 
 
-def add_builder(module: Any, cuda: SimulatedCuda, missing_libraries: bool = False) -> None:
-    """Give a simulated TensorRT what it needs to build engines.
+def add_builder(module: Any, cuda: SimulatedCuda, missing_libraries: bool = False, workspace_needed: int = 1) -> None:
+    """Give a simulated TensorRT what it needs to build engines. `built` of the module lists (network, config).
 
     Args:
         module: of `simulated_tensorrt`.
         cuda: the GPU.
         missing_libraries: whether cuBLAS and cuDNN are not installed.
+        workspace_needed: bytes of workspace without which no kernel is found.
     """
+    module.built = []
     version = str(module.__version__)
     major = int(version.split(".")[0])
 
@@ -150,7 +152,8 @@ def add_builder(module: Any, cuda: SimulatedCuda, missing_libraries: bool = Fals
 
         def build_serialized_network(self, network: ParsedNetwork, config: BuilderConfig) -> bytes | None:
             assert cuda.depth, "TensorRT finds no context"
-            problem = _problem(network, config, missing_libraries)
+            problem = _problem(network, config, missing_libraries, workspace_needed)
+            module.built.append((network, config))
             if problem:
                 self._logger.log(Severity.ERROR, f"[builder] {problem}")
                 return None
@@ -198,7 +201,7 @@ def add_builder(module: Any, cuda: SimulatedCuda, missing_libraries: bool = Fals
     module.TacticSource, module.LayerType, module.IConstantLayer = TacticSource, LayerType, ConstantLayer
 
 
-def _problem(network: ParsedNetwork, config: BuilderConfig, missing_libraries: bool) -> str:
+def _problem(network: ParsedNetwork, config: BuilderConfig, missing_libraries: bool, workspace_needed: int) -> str:
     """Why TensorRT would not build this network, or ""."""
     model = network.model
     assert model is not None, "nothing was parsed"
@@ -212,6 +215,6 @@ def _problem(network: ParsedNetwork, config: BuilderConfig, missing_libraries: b
         return f"Error Code 4: Internal Error (Network has dynamic inputs without a profile: {sorted(dynamic)})"
     if missing_libraries and config.tactic_sources & set(EXTERNAL):
         return "Error Code 1: Cublas (initializing cublas failed: the library is missing)"
-    if not config.limits.get("workspace"):
+    if config.limits.get("workspace", 0) < workspace_needed:
         return "Error Code 10: Internal Error (Could not find any implementation: insufficient workspace)"
     return ""

@@ -224,6 +224,8 @@ def test_a_step_that_takes_too_long_is_ended(bundle: Bundle) -> None:
     first, second = run_steps(steps, settings)
     assert (first.status, first.text) == ("timed out", "did not end within 0.001 s")
     assert (second.status, second.text) == ("skipped", "needs the step 'machine'")
+    [late] = run_steps([Step("bundle", 60)], settings_for(bundle), end=0.0)
+    assert (late.status, late.text) == ("skipped", "no time is left")
 
 
 def test_wrong_calls_are_refused(bundle: Bundle, answers: Path, tmp_path: Path) -> None:
@@ -237,6 +239,7 @@ def test_wrong_calls_are_refused(bundle: Bundle, answers: Path, tmp_path: Path) 
     refused(run(bundle, out, "--limit", "build"), "--limit build is not of the form STEP=SECONDS")
     refused(run(bundle, out, "--limit", "fly=3"), "--limit fly names no step; steps: machine, bundle")
     refused(run(bundle, out, "--limit", "build=0"), "is no time")
+    refused(run(bundle, out, "--time-limit", 0), "--time-limit 0 is no time")
     refused(run(bundle, out, "--frames", 0), "--frames 0 times nothing")
     refused(run(bundle, out, "--runtime", "tensorflow"), "--runtime tensorflow is not known")
     refused(run(bundle, out, "--optimization-level", 6), "--optimization-level 6 is none of TensorRT's")

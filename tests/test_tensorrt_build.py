@@ -24,6 +24,7 @@ from etam_edge.bundle.engines import (
     check_engines,
     engine_path,
 )
+from etam_edge.bundle.memory import graph_memory
 from etam_edge.cli.app import app
 from etam_edge.errors import BundleError, ExportError, InputError
 from etam_edge.recipe import FP16, FP32, INT8, Recipe
@@ -41,7 +42,7 @@ from etam_edge.exporters.precision import derive_bundle, quantized_nodes  # noqa
 from etam_edge.exporters.regions import RESIZE, node_regions  # noqa: E402
 from etam_edge.exporters.tensorrt import builder as tensorrt_builder  # noqa: E402
 from etam_edge.exporters.tensorrt.builder import BuildOptions, build_engine  # noqa: E402
-from etam_edge.exporters.tensorrt.layer_types import Layer, layers, multiplies  # noqa: E402
+from etam_edge.exporters.tensorrt.layer_types import Layer, layers, multiplies, scratch_memory  # noqa: E402
 
 A100, SM86 = (8, 0), (8, 6)
 
@@ -122,6 +123,19 @@ def test_official_models_compile_in_every_precision(
     for graph in GRAPH_NAMES:
         for capability in (A100, SM86):
             check_types(source, bundle, graph, compiled(bundle, graph, capability))
+
+
+@pytest.mark.full
+def test_estimate_of_memory_is_close_to_the_compilers(seeded_bundle: BundleMaker, tmp_path: Path) -> None:
+    """Scratch memory of `track`, whose cross-attention is not fused; a little too much is better than too little."""
+    source = Bundle.load(seeded_bundle("efficienttam_ti_512x512", 11))
+    bundle = in_precision(source, FP16, tmp_path / "bundle")
+    for objects in (1, 4):
+        options = BuildOptions(max_objects=objects, compute_capabilities=(A100,), verbose=True)
+        signature = bundle.manifest.graphs["track"].signature
+        found = scratch_memory(build_engine(trt, bundle.graph_path("track"), signature, options).log)
+        assert found is not None
+        assert 0.9 < graph_memory(bundle, objects)["track"].scratch / found < 1.5
 
 
 def test_vanished_int8_would_be_seen(small_bundle: SmallBundleMaker, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,6 +40,12 @@ class TensorSpec:
     def sized(self, objects: int) -> tuple[int, ...]:
         """The shape for a number of objects."""
         return tuple(objects if size == OBJECTS else int(size) for size in self.shape)
+
+    def nbytes(self, objects: int) -> int:
+        """Size in bytes for a number of objects."""
+        # Without NumPy, which the command line's help does not load: names of types end in their number of bits.
+        bits = int("".join(filter(str.isdigit, self.dtype)) or 8)
+        return math.prod(self.sized(objects)) * bits // 8
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> TensorSpec:

@@ -21,6 +21,7 @@ class Target:
         tensorrt: oldest and newest TensorRT that it comes with or takes.
         workspace: bytes that a layer may use while engines are built, at most.
         integrated: whether GPU and CPU share one memory.
+        max_objects: objects that engines are built for if no number is asked for.
         advice: which precision to start with.
     """
 
@@ -31,6 +32,7 @@ class Target:
     tensorrt: tuple[str, str]
     workspace: int
     integrated: bool
+    max_objects: int
     advice: str
 
 
@@ -45,6 +47,7 @@ TARGETS = {
             ("8.6", "11.4"),
             8192 * MEBIBYTE,
             False,
+            8,
             "fp16; int8 where the check allows it",
         ),
         Target(
@@ -55,6 +58,7 @@ TARGETS = {
             ("8.6", "11.4"),
             2048 * MEBIBYTE,
             True,
+            2,
             "fp16; int8 where the check allows it (no FP8 there)",
         ),
         Target(
@@ -65,6 +69,7 @@ TARGETS = {
             ("8.6", "11.4"),
             1024 * MEBIBYTE,
             True,
+            1,
             "fp16 at 512 px; int8 where the check allows it",
         ),
         Target(
@@ -75,6 +80,7 @@ TARGETS = {
             ("10.13", "11.4"),
             4096 * MEBIBYTE,
             True,
+            2,
             "fp16; int8 where the check allows it",
         ),
         Target(
@@ -85,12 +91,15 @@ TARGETS = {
             ("8.6", "11.4"),
             2048 * MEBIBYTE,
             False,
+            8,
             "fp16; int8 where the check allows it",
         ),
     )
 }
 """By name."""
 THIS_MACHINE = "this-machine"
+SHARED_MEMORY_OBJECTS = 2
+"""Objects of engines for this machine where its GPU shares the CPU's memory."""
 OLDEST_TENSORRT = (8, 6)
 
 

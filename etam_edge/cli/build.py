@@ -36,11 +36,24 @@ def build(
         BuildRuntime,
         typer.Option(help="tensorrt builds on the GPU that runs; tensorrt-rtx compiles for a target with no GPU here."),
     ] = BuildRuntime.TENSORRT,
-    max_objects: Annotated[int, typer.Option(help="Most objects that are tracked at a time.")] = 8,
+    max_objects: Annotated[
+        int | None,
+        typer.Option(
+            help="Most objects that are tracked at a time.",
+            show_default="1 or 2 where GPU and CPU share memory, else 8",
+        ),
+    ] = None,
     opt_objects: Annotated[int, typer.Option(help="Number of objects that kernels are chosen for.")] = 1,
     workspace: Annotated[
         int | None, typer.Option(help="MB that a layer may use, at most.", show_default="by target")
     ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(help="How many kernels TensorRT tries, 0 to 5.", show_default="TensorRT's own, 3")
+    ] = None,
+    external_tactics: Annotated[
+        bool,
+        typer.Option(help="Let TensorRT 8.6 use kernels of cuBLAS and cuDNN, which then have to be installed."),
+    ] = True,
     layers: Annotated[
         bool, typer.Option("--layers", help="Count the layers of the engines by the type that they compute in.")
     ] = False,
@@ -58,6 +71,8 @@ def build(
             max_objects=max_objects,
             opt_objects=opt_objects,
             workspace=workspace,
+            optimization_level=optimization_level,
+            external_tactics=external_tactics,
             verbose=layers,
             overwrite=overwrite,
             progress=progress,
@@ -89,3 +104,5 @@ def _show_layers(result: BuildResult) -> None:
             table.add_row(name, kind, *row)
         table.add_section()
     out.print(table)
+    if result.layers_note:
+        out.print(f"  {result.layers_note}", markup=False)

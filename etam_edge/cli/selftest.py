@@ -46,6 +46,9 @@ def selftest(
         list[str] | None,
         typer.Option(help="STEP=SECONDS that a kind of step may take; can be repeated.", show_default="by step"),
     ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for all steps together; the others are skipped.", show_default="none")
+    ] = None,
     provider: Annotated[str, typer.Option(help="ONNX Runtime provider: cpu, cuda or auto.")] = "auto",
     device: Annotated[int | None, typer.Option(help="Index of the GPU, from 0.", show_default="0")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", **THREADS)] = None,
@@ -75,6 +78,7 @@ def selftest(
             external_tactics=external_tactics,
             frames=frames,
             limits=parse_limits(limit or []),
+            time_limit=time_limit,
             output=output or Path("out") / "selftest" / bundle.resolve().name,
             progress=progress,
         )

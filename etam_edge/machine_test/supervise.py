@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, cast
@@ -62,7 +63,10 @@ class StepResult:
 
 
 def run_steps(
-    steps: Sequence[Step], settings: Settings, on_step: Callable[[str], None] = lambda name: None
+    steps: Sequence[Step],
+    settings: Settings,
+    on_step: Callable[[str], None] = lambda name: None,
+    end: float = math.inf,
 ) -> list[StepResult]:
     """Run steps in order. A step whose needs failed is skipped; one that fails does not end the others.
 
@@ -70,6 +74,7 @@ def run_steps(
         steps: to run.
         settings: of the self-test.
         on_step: called with the name of each step before it runs.
+        end: time of `time.monotonic` at which the last step has to end; those for which no time is left are skipped.
     """
     results: dict[str, StepResult] = {}
     child: _Child | None = None
@@ -80,6 +85,11 @@ def run_steps(
             if missing:
                 results[step.name] = StepResult(step.name, SKIPPED, 0.0, f"needs the step '{missing[0]}'")
                 continue
+            left = end - time.monotonic()
+            if left <= 0:
+                results[step.name] = StepResult(step.name, SKIPPED, 0.0, "no time is left")
+                continue
+            step = replace(step, limit=min(step.limit, left))
             if child is not None and step.fresh:
                 child.end()
                 child = None
@@ -126,7 +136,7 @@ class _Child:
             left = begin + step.limit - time.monotonic()
             if left <= 0 or not select.select([self._read], [], [], left)[0]:
                 self.end()
-                return StepResult(step.name, TIMED_OUT, step.limit, f"did not end within {step.limit:g} s")
+                return StepResult(step.name, TIMED_OUT, step.limit, f"did not end within {step.limit:.3g} s")
             part = os.read(self._read, 1 << 16)
             if not part:
                 return self._crashed(step, begin)

@@ -5,7 +5,7 @@ Without an observer nothing is wrapped, so observing costs nothing where it is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -84,6 +84,10 @@ class ObservedDevice:
 
     def view(self, source: Buffer) -> np.ndarray | None:
         return self._device.view(source)
+
+    def download_all(self, sources: Sequence[Buffer]) -> list[np.ndarray]:
+        with observed(self._observer, DOWNLOAD):
+            return self._device.download_all(sources)
 
     def copy(self, source: Buffer, target: Buffer) -> None:
         with observed(self._observer, STORE):

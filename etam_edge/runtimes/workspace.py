@@ -25,6 +25,7 @@ from etam_edge.bundle import Bundle, TensorSpec
 from etam_edge.errors import NotFiniteError
 from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.buffers import Buffer
+from etam_edge.runtimes.block import Block
 from etam_edge.runtimes.memory import Placement, SlotPlan
 from etam_edge.runtimes.prompts import PreparedPrompt
 from etam_edge.spec import MASK_SOURCE_LOGITS, MASK_SOURCE_MASK, MASK_SOURCE_NONE
@@ -39,6 +40,8 @@ SHARED = ("frame", "mask_logits", "masks")
 """Tensors that the host writes or reads on every frame, placed in shared memory where the device has it."""
 DECODED = ("mask_logits", "iou", "object_score", "object_pointer", "mask_choice")
 """Outputs of the mask decoder, which the host reads: the fields of `DecoderOutput`."""
+IMAGES = ("mask", "previous_logits")
+"""Inputs of the `prompt` graph that are uploaded only where a prompt has them."""
 CANDIDATES = ("candidate_logits", "candidate_ious")
 """Outputs of the `prompt` graph that the segmentation of images reads. Bundles of version 0.1.0 do not have them."""
 EXPONENT = np.uint16(0x7C00)
@@ -109,12 +112,22 @@ class Workspace:
             self.nbytes += sum(buffer.nbytes for buffer in buffers.values())
             return buffers
 
+        def block(tensors: Iterable[TensorSpec], objects: int) -> Block:
+            made = Block(self.device, tensors, objects)
+            self.nbytes += made.nbytes
+            return made
+
         self.bank = allocate((track[name] for name in BANK.values()), rows)
-        self._plan = allocate((track[name] for name in SlotPlan._fields), rows)
+        self._plan = block((track[name] for name in SlotPlan._fields), rows)
         self._frame = allocate(signatures["encode"].inputs, 1)
         conditioned = [t for t in signatures["track"].outputs if t.name == "conditioned_features"]
-        self._scratch = allocate((t for t in signatures["track"].outputs if t not in conditioned), rows)
-        self._prompt = allocate((t for t in signatures["prompt"].inputs if t.name != "features"), 1)
+        answers = [t for t in signatures["track"].outputs if t.name in DECODED and t.name not in SHARED]
+        # The widest last: of it, only the rows in use are downloaded.
+        self._answers = block(sorted(answers, key=lambda tensor: tensor.nbytes(1)), rows)
+        others = (t for t in signatures["track"].outputs if t not in (*conditioned, *answers))
+        self._scratch = self._answers.tensors | allocate(others, rows)
+        self._prompt = block((t for t in signatures["prompt"].inputs if t.name not in (*IMAGES, "features")), 1)
+        self._images = allocate((t for t in signatures["prompt"].inputs if t.name in IMAGES), 1)
         # Written by every call, and not read by a session.
         self._candidates = allocate((t for t in signatures["prompt"].outputs if t.name in CANDIDATES), 1)
         self._mask_logits = allocate((t for t in signatures["remember"].inputs if t.name == "mask_logits"), 1)
@@ -148,25 +161,27 @@ class Workspace:
             EtamError: the graph failed, or (NotFiniteError) its output is NaN or infinite.
         """
         count = len(plans)
-        for name, buffer in self._plan.items():
-            self.device.upload(np.stack([getattr(plan, name) for plan in plans]), buffer.rows(0, count))
+        self._plan.upload({name: np.stack([getattr(plan, name) for plan in plans]) for name in SlotPlan._fields})
         step = count if self.backend.max_objects is None else self.backend.max_objects
         for start in range(0, count, step):
             batch = start, min(start + step, count)
-            inputs = {name: buffer.rows(*batch) for name, buffer in (self.bank | self._plan).items()}
+            inputs = {name: buffer.rows(*batch) for name, buffer in (self.bank | self._plan.tensors).items()}
             outputs = {name: buffer.rows(*batch) for name, buffer in self._scratch.items()}
             self.backend.run(
                 "track",
                 {**inputs, "image_features": self._fresh.image_features},
                 {**outputs, "conditioned_features": self._fresh.conditioned_features.rows(*batch)},
             )
-        decoded = self._outputs(0, count)
-        self._check_entries({name: self._scratch[name].rows(0, count) for name in ENTRY}, tracked=True)
-        if "masks" not in self._scratch:
-            return decoded
-        # uint8 of 0 and 1, which has the representation of bool.
-        masks = self.device.download(self._scratch["masks"].rows(0, count)).view(np.bool_)
-        return [replace(output, mask=mask) for output, mask in zip(decoded, masks, strict=True)]
+        entries = {name: self._scratch[name].rows(0, count) for name in ENTRY}
+        images = ("mask_logits", "masks") if "masks" in self._scratch else ("mask_logits",)
+        if self.device.view(entries["memory_values"]) is None:
+            # The values are checked with the answers, which the host waits for. Keys are most of an entry, and a linear
+            # function of its values: they are not downloaded on every frame. Keys that overflow float16 alone show in
+            # the masks of the next frame, which is rejected.
+            return self._outputs(0, count, (*images, "memory_values"))
+        decoded = self._outputs(0, count, images)
+        self._check_entries(entries)
+        return decoded
 
     def prompt(
         self, row: int, prompt: PreparedPrompt, correcting: DecoderOutput | None, reads_memory: bool
@@ -195,19 +210,20 @@ class Workspace:
             "mask_source": np.array([source], dtype=np.int32),
             "multimask": np.array([prompt.count <= 1 and not is_mask], dtype=np.int32),
         }
+        self._prompt.upload(values)
         if prompt.mask is not None:
-            values["mask"] = prompt.mask[None]
+            self.device.upload(prompt.mask[None], self._images["mask"])
         elif correcting is not None:
-            values["previous_logits"] = correcting.mask_logits[None].clip(-LOGIT_LIMIT, LOGIT_LIMIT)
-        for name, value in values.items():
-            self.device.upload(value, self._prompt[name])
+            logits = correcting.mask_logits[None].clip(-LOGIT_LIMIT, LOGIT_LIMIT)
+            self.device.upload(logits, self._images["previous_logits"])
         if reads_memory and not is_mask:
             features = frame.conditioned_features.rows(row, row + 1)
         else:
             features = frame.image_features
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in DECODED}
-        self.backend.run("prompt", {**self._prompt, "features": features}, {**outputs, **self._candidates})
-        return self._outputs(row, row + 1)[0]
+        inputs = {**self._prompt.tensors, **self._images, "features": features}
+        self.backend.run("prompt", inputs, {**outputs, **self._candidates})
+        return self._outputs(row, row + 1, ("mask_logits",))[0]
 
     def remember(self, row: int, mask_logits: np.ndarray, correcting: bool) -> None:
         """Encode a prompted mask as a memory entry into the object's scratch row.
@@ -224,7 +240,7 @@ class Workspace:
         self.device.upload(mask_logits[None], self._mask_logits["mask_logits"])
         outputs = {name: self._scratch[name].rows(row, row + 1) for name in ENTRY} | self._unpooled
         self.backend.run("remember", {**self._mask_logits, "image_features": frame.image_features}, outputs)
-        self._check_entries(outputs, tracked=False)
+        self._check_entries(outputs)
 
     # --- memory ---
 
@@ -268,32 +284,37 @@ class Workspace:
             "conditioned_features": self._kept.conditioned_features.rows(0, rows),
         }
 
-    def _check_entries(self, buffers: Mapping[str, Buffer], tracked: bool) -> None:
+    def _check_entries(self, buffers: Mapping[str, Buffer]) -> None:
         """Refuse memory that is NaN or infinite, which would spread to every later frame.
 
         Args:
             buffers: parts of memory entries, by the name of the graph's output.
-            tracked: whether they are of the `track` graph, which runs on every frame.
 
         Raises:
             NotFiniteError
         """
-        for name, buffer in buffers.items():
-            values = self.device.view(buffer)
-            if values is None:
-                # Keys are most of an entry, and a linear function of its values: they are not downloaded on every
-                # frame. Keys that overflow float16 alone show in the masks of the next frame, which is rejected.
-                if tracked and name == "memory_keys":
-                    continue
-                values = self.device.download(buffer)
-            if not all_finite(values):
+        seen = {name: self.device.view(buffer) for name, buffer in buffers.items()}
+        hidden = [name for name, values in seen.items() if values is None]
+        seen |= dict(zip(hidden, self.device.download_all([buffers[name] for name in hidden]), strict=True))
+        for name, values in seen.items():
+            if values is not None and not all_finite(values):
                 raise _not_finite(name)
 
-    def _outputs(self, start: int, stop: int) -> list[DecoderOutput]:
-        """The decoder's outputs in the scratch rows [start:stop], on the host."""
-        arrays = {name: self.device.download(self._scratch[name].rows(start, stop)) for name in DECODED}
+    def _outputs(self, start: int, stop: int, images: Sequence[str]) -> list[DecoderOutput]:
+        """The decoder's outputs in the scratch rows [start:stop], on the host.
+
+        Args:
+            images: names of larger tensors that are downloaded with the block of answers and checked: the decoder's
+                images, and parts of memory entries.
+        """
+        parts = [self._answers.part(stop), *(self._scratch[name].rows(start, stop) for name in images)]
+        content, *larger = self.device.download_all(parts)
+        arrays = {name: array[start:] for name, array in self._answers.split(content, stop).items()}
+        arrays |= dict(zip(images, larger, strict=True))
+        # uint8 of 0 and 1, which has the representation of bool.
+        masks = arrays.pop("masks").view(np.bool_) if "masks" in arrays else None
         for name, array in arrays.items():
-            if not np.isfinite(array).all():
+            if not all_finite(array):
                 raise _not_finite(name)
         return [
             DecoderOutput(
@@ -302,6 +323,7 @@ class Workspace:
                 object_score=float(arrays["object_score"][row]),
                 object_pointer=arrays["object_pointer"][row],
                 mask_choice=int(arrays["mask_choice"][row]),
+                mask=None if masks is None else masks[row],
             )
             for row in range(stop - start)
         ]

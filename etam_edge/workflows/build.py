@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.bundle.engines import FLAVOURS, TENSORRT, TENSORRT_RTX, EnginePlatform
-from etam_edge.bundle.targets import MEBIBYTE, THIS_MACHINE, Target, find_target, version_numbers
+from etam_edge.bundle.memory import GraphMemory, graph_memory
+from etam_edge.bundle.targets import (
+    MEBIBYTE,
+    SHARED_MEMORY_OBJECTS,
+    THIS_MACHINE,
+    Target,
+    find_target,
+    version_numbers,
+)
 from etam_edge.errors import CudaError, InputError, RuntimeUnavailableError
 from etam_edge.interrupts import interrupts_noted
 from etam_edge.workflows.clips import PathLike
+from etam_edge.workflows.doctor import ROOT
 from etam_edge.workflows.progress import ProgressCallback, Stage
 
 if TYPE_CHECKING:
@@ -56,6 +67,16 @@ class BuildResult:
             (name, text) for name, one in self.engines.items() for severity, text in one.log if severity == "WARNING"
         ]
 
+    @property
+    def layers_note(self) -> str:
+        """What `layer_counts` does not say; "" where it says everything."""
+        if self.platform.flavour == TENSORRT and version_numbers(self.platform.tensorrt) < (10,):
+            return (
+                "TensorRT 8 compiles a graph to one block or a few, and does not tell what is inside: int8 layers that "
+                "are missing here may be int8 in a block; compile with TensorRT for RTX or 10 to see them"
+            )
+        return ""
+
     def layer_counts(self) -> dict[str, Counter[tuple[str, str]]]:
         """For each graph, how many layers of each kind compute in which type, by (kind, type).
 
@@ -71,9 +92,11 @@ def build(
     target: str = THIS_MACHINE,
     *,
     runtime: str = TENSORRT,
-    max_objects: int = 8,
+    max_objects: int | None = None,
     opt_objects: int = 1,
     workspace: int | None = None,
+    optimization_level: int | None = None,
+    external_tactics: bool = True,
     verbose: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
@@ -84,9 +107,13 @@ def build(
         bundle: of any precision, or its path.
         target: kind of machine that will run the engines (`etam_edge.bundle.targets.TARGETS`), by default this one.
         runtime: "tensorrt" builds on the GPU of this machine; "tensorrt-rtx" compiles for a target with no GPU here.
-        max_objects: most objects that are tracked at a time.
+        max_objects: most objects that are tracked at a time; None for the target's: 1 or 2 where GPU and CPU share one
+            memory, 8 elsewhere. `etam_edge.bundle.memory` estimates what they need.
         opt_objects: number of objects that kernels are chosen for, at most `max_objects`.
-        workspace: MB (2^20 bytes) that a layer may use while engines are built, at most; None for the target's.
+        workspace: MB (2^20 bytes) that a layer may use while engines are built, at most; None for the target's, or as
+            much as is needed for `max_objects`.
+        optimization_level: how many kernels TensorRT tries for a layer, 0 to 5; None for its default, 3.
+        external_tactics: False builds without kernels of cuBLAS and cuDNN, which TensorRT 8.6 uses otherwise.
         verbose: keep TensorRT's log with the types of every layer, for `BuildResult.layer_counts`.
         overwrite: build again what is there.
         progress: told of the stage "build", a step for each graph, with TensorRT's own steps in the description.
@@ -107,8 +134,13 @@ def build(
         raise InputError(f"`runtime={runtime}` cannot build engines; use {' or '.join(FLAVOURS)}")
     machine = find_target(target)
     loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    space = machine.workspace if workspace is None else workspace * MEBIBYTE
-    options = BuildOptions(max_objects, opt_objects, space, verbose=verbose)
+    # Refused before a GPU is looked for.
+    asked = BuildOptions(
+        machine.max_objects if max_objects is None else max_objects,
+        opt_objects,
+        machine.workspace if workspace is None else workspace * MEBIBYTE,
+        optimization_level=optimization_level,
+    )
     if runtime == TENSORRT_RTX and machine.compute_capability is not None:
         check_capabilities([machine.compute_capability])
     cuda = None
@@ -121,9 +153,22 @@ def build(
     if cuda is None and not compiles_without_gpu:
         cuda = _open_gpu(loaded, machine)
     platform = _platform(runtime, trt, machine, cuda)
-    if runtime == TENSORRT_RTX:
-        options = replace(options, compute_capabilities=(platform.compute_capability,))
+    if max_objects is None:
+        shares = cuda is not None and cuda.gpu.integrated
+        max_objects = min(machine.max_objects, SHARED_MEMORY_OBJECTS) if shares else machine.max_objects
+    needed = graph_memory(loaded, max_objects)
+    options = BuildOptions(
+        max_objects,
+        opt_objects,
+        choose_workspace(machine, workspace, needed),
+        compute_capabilities=(platform.compute_capability,) if runtime == TENSORRT_RTX else (),
+        verbose=verbose,
+        optimization_level=asked.optimization_level,
+        external_tactics=external_tactics,
+    )
     _warn_of_version(machine, platform)
+    if cuda is not None:
+        _warn_of_memory(needed, available_memory(cuda), max_objects)
 
     graphs = Stage(progress, "build", len(GRAPH_NAMES))
 
@@ -178,6 +223,57 @@ def _platform(flavour: str, trt: Any, target: Target, cuda: Cuda | None) -> Engi
     if target.compute_capability is None:
         raise InputError(f"`target={target.name}` is the GPU that is here, and there is none; name another target")
     return EnginePlatform(flavour, str(trt.__version__), "any", target.compute_capability)
+
+
+def choose_workspace(target: Target, asked: int | None, needed: Mapping[str, GraphMemory]) -> int:
+    """Bytes of the workspace: what was asked for in MB, or the target's, or as much as a graph needs.
+
+    TensorRT compiles a whole graph to one block, whose intermediate results have to fit.
+    """
+    name = max(needed, key=lambda graph: needed[graph].scratch)
+    scratch = needed[name].scratch
+    if asked is None:
+        return max(target.workspace, scratch)
+    if asked * MEBIBYTE < scratch:
+        logger.warning(
+            "graph %s needs about %d MB for intermediate results, more than a workspace of %d MB: if the build fails, "
+            "give it more, or build for fewer objects",
+            name,
+            -(-scratch // MEBIBYTE),
+            asked,
+        )
+    return asked * MEBIBYTE
+
+
+def _warn_of_memory(needed: Mapping[str, GraphMemory], free: int, objects: int) -> None:
+    """Warn where less memory is free than the build is estimated to need: the system may end the process."""
+    name = max(needed, key=lambda graph: needed[graph].to_build)
+    if needed[name].to_build > free:
+        logger.warning(
+            "building %s for %d objects needs about %d MB, and %d MB are free: close other programs, or build for "
+            "fewer objects",
+            name,
+            objects,
+            needed[name].to_build // MEBIBYTE,
+            free // MEBIBYTE,
+        )
+
+
+def available_memory(cuda: Cuda, root: Path = ROOT) -> int:
+    """Bytes that a program can allocate on a GPU now.
+
+    On a GPU that shares the CPU's memory, CUDA does not count what the system holds as a cache and gives up on demand.
+    """
+    free, _ = cuda.memory()
+    if not cuda.gpu.integrated:
+        return free
+    try:
+        match = re.search(
+            r"^MemAvailable:\s+(\d+) kB$", (root / "proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    except OSError:
+        match = None
+    return max(free, int(match[1]) * 1024) if match else free
 
 
 def _warn_of_version(target: Target, platform: EnginePlatform) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +20,14 @@ from etam_edge.benchmark.machine import look_at_machine
 from etam_edge.benchmark.packages import PACKAGES, look_up
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.bundle.engines import FLAVOURS, FOLDER, built_for, writing_engines
-from etam_edge.bundle.targets import MEBIBYTE, THIS_MACHINE, find_target
+from etam_edge.bundle.memory import graph_memory
+from etam_edge.bundle.targets import THIS_MACHINE, find_target
 from etam_edge.errors import InputError
 from etam_edge.machine_test.answers import Answers
 from etam_edge.machine_test.steps import Settings
 from etam_edge.machine_test.supervise import PASSED, SKIPPED, Step, StepResult, run_steps
 from etam_edge.runtimes.tracker import RUNTIMES
+from etam_edge.workflows.build import choose_workspace
 from etam_edge.workflows.clips import PathLike
 from etam_edge.workflows.doctor import ROOT
 from etam_edge.workflows.progress import ProgressCallback, Stage
@@ -69,7 +73,7 @@ class SelfTestResult:
 
     @property
     def passed(self) -> bool:
-        """Whether every step passed. A step is skipped only where another failed."""
+        """Whether every step passed: one that was skipped has not."""
         return all(step.status == PASSED for step in self.steps)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -115,6 +119,7 @@ def selftest(
     external_tactics: bool = True,
     frames: int = 200,
     limits: Mapping[str, float] | None = None,
+    time_limit: float | None = None,
     output: PathLike | None = None,
     progress: ProgressCallback | None = None,
 ) -> SelfTestResult:
@@ -140,6 +145,7 @@ def selftest(
         external_tactics: False builds without kernels of cuBLAS and cuDNN.
         frames: number of frames that are timed, after 50 others.
         limits: seconds that a step may take, by the first word of its name (LIMITS has the defaults).
+        time_limit: seconds for all steps together; steps for which none are left are skipped.
         output: folder for selftest.json and selftest.md, or None for none.
         progress: told of the stage "selftest".
 
@@ -153,9 +159,12 @@ def selftest(
         raise InputError(f"`runtime={runtime}` is not known; use {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}")
     if frames < 1:
         raise InputError(f"`frames={frames}` times nothing; give 1 or more")
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(f"`time_limit={time_limit:g}` is no time; give a number of seconds")
+    end = math.inf if time_limit is None else time.monotonic() + time_limit
     seconds = {**LIMITS, **_checked(limits or {})}
     loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    space = find_target(THIS_MACHINE).workspace if workspace is None else workspace * MEBIBYTE
+    space = choose_workspace(find_target(THIS_MACHINE), workspace, graph_memory(loaded, max_objects))
     options = BuildOptions(max_objects, 1, space, optimization_level=optimization_level)
     if against is not None:
         Answers.load(against).check_bundle(loaded, against)
@@ -182,7 +191,7 @@ def selftest(
             write_answers="" if write_answers is None else str(write_answers),
         )
         stage = Stage(progress, "selftest", None)
-        [first] = run_steps([Step("machine", seconds["machine"])], settings, stage.step)
+        [first] = run_steps([Step("machine", seconds["machine"])], settings, stage.step, end)
         results = [first]
         if first.status == PASSED:
             found = first.values
@@ -192,7 +201,7 @@ def selftest(
             )
             settings = replace(settings, own_engines=builds)
             has_graphs = bool(found.get("cuda graphs"))
-            results += run_steps(_plan(found["runtime"], builds, has_graphs, seconds), settings, stage.step)
+            results += run_steps(_plan(found["runtime"], builds, has_graphs, seconds), settings, stage.step, end)
             if builds and keep_engines and all(one.status == PASSED for one in results):
                 _keep_engines(loaded, folder)
     versions = {package.name: look_up(package).version or "" for package in PACKAGES}

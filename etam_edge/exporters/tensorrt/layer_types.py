@@ -17,6 +17,10 @@ _LAYER = re.compile(
     r"Outputs: (?P<outputs>.*?), TacticName: "
 )
 _TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[(?P<shape>.*?)\],.*?Datatype: (?P<type>\w+)")
+_LAYER_OF_8 = re.compile(r"^Layer\((?P<kind>\w+)\): (?P<name>.*), Tactic: \w+, (?P<inputs>.*) -> (?P<outputs>.*)")
+"""The form of TensorRT 8: "Layer(Myelin): {ForeignNode[a...b]}, Tactic: 0x0, x (Half[1,8]) -> y (Half[1,8])"."""
+_TENSOR_OF_8 = re.compile(r"\((?P<type>Float|Half|Int8|Int32|Bool)\[(?P<shape>[^\]]*)\]")
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+)")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ def layers(log: Iterable[tuple[str, str]]) -> list[Layer]:
             if match:
                 lists = (_tensors(match[part] or "") for part in ("inputs", "constants", "outputs"))
                 found.append(Layer(match["name"], match["kind"], *lists))
+            elif match := _LAYER_OF_8.match(line):
+                read, written = (_tensors_of_8(match[part]) for part in ("inputs", "outputs"))
+                found.append(Layer(match["name"], match["kind"], read, (), written))
     return found
 
 
@@ -116,6 +123,20 @@ def _tensors(text: str) -> tuple[LayerTensor, ...]:
         LayerTensor(match["type"], tuple(int(size) for size in match["shape"].split(",") if size))
         for match in _TENSOR.finditer(text)
     )
+
+
+def _tensors_of_8(text: str) -> tuple[LayerTensor, ...]:
+    """TensorRT 8 writes vectorised dimensions as "3:4"."""
+    return tuple(
+        LayerTensor(match["type"], tuple(int(size.partition(":")[0]) for size in match["shape"].split(",") if size))
+        for match in _TENSOR_OF_8.finditer(text)
+    )
+
+
+def scratch_memory(log: Iterable[tuple[str, str]]) -> int | None:
+    """Bytes of intermediate results, as the log of a verbose build states them; None where it does not."""
+    found = [int(match[1]) for _, text in log if (match := _ACTIVATIONS.search(text))]
+    return max(found, default=None)
 
 
 def summarize(found: Iterable[Layer]) -> GraphLayers:

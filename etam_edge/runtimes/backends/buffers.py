@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +85,9 @@ class Device(Protocol):
     def view(self, source: Buffer) -> np.ndarray | None:
         """The buffer's own memory as an array, not to be written to; None where the host cannot read it in place."""
 
+    def download_all(self, sources: Sequence[Buffer]) -> list[np.ndarray]:
+        """Copies of several buffers on the host, as `download`, with a single wait."""
+
     def copy(self, source: Buffer, target: Buffer) -> None:
         """Copy within the device.
 
@@ -112,6 +116,9 @@ class HostDevice:
 
     def view(self, source: Buffer) -> np.ndarray | None:
         return host_view(source)
+
+    def download_all(self, sources: Sequence[Buffer]) -> list[np.ndarray]:
+        return [self.download(source) for source in sources]
 
     def copy(self, source: Buffer, target: Buffer) -> None:
         check_copy(source, target)

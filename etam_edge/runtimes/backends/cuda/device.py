@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -23,7 +23,7 @@ _ALIGNMENT = 256
 class CudaDevice:
     """The `Device` protocol on one stream of a GPU.
 
-    All work runs in stream order. Only `download` waits, and an upload if the staging memory or the target is in use.
+    All work runs in stream order. Only downloads wait, and an upload if the staging memory or the target is in use.
     """
 
     def __init__(self, cuda: Cuda) -> None:
@@ -72,17 +72,35 @@ class CudaDevice:
             self.cuda.to_device(target.address + start, place, size, self.stream)
 
     def download(self, source: Buffer) -> np.ndarray:
-        array = np.empty(source.shape, source.dtype)
-        if isinstance(source.owner, _MappedMemory):
+        return self.download_all([source])[0]
+
+    def download_all(self, sources: Sequence[Buffer]) -> list[np.ndarray]:
+        arrays = [np.empty(source.shape, source.dtype) for source in sources]
+        # What arrives in host memory with the next wait: target, source and size.
+        arriving: list[tuple[int, int, int]] = []
+        used = 0
+
+        def wait() -> None:
             self.synchronize()
-            ctypes.memmove(array.ctypes.data, source.owner.on_host(source.address), array.nbytes)
-            return array
-        for start in range(0, array.nbytes, STAGING):
-            size = min(STAGING, array.nbytes - start)
-            self.cuda.to_host(self._down.address, source.address + start, size, self.stream)
-            self.synchronize()
-            ctypes.memmove(array.ctypes.data + start, self._down.address, size)
-        return array
+            for target, place, size in arriving:
+                ctypes.memmove(target, place, size)
+            arriving.clear()
+
+        for array, source in zip(arrays, sources, strict=True):
+            if isinstance(source.owner, _MappedMemory):
+                arriving.append((array.ctypes.data, source.owner.on_host(source.address), array.nbytes))
+                continue
+            for start in range(0, array.nbytes, STAGING):
+                size = min(STAGING, array.nbytes - start)
+                if used + size > STAGING:
+                    wait()
+                    used = 0
+                place = self._down.address + used
+                self.cuda.to_host(place, source.address + start, size, self.stream)
+                arriving.append((array.ctypes.data + start, place, size))
+                used += -(-size // _ALIGNMENT) * _ALIGNMENT
+        wait()
+        return arrays
 
     def view(self, source: Buffer) -> np.ndarray | None:
         return None

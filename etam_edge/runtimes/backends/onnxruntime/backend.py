@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
 from etam_edge.recipe import INT8
-from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice, check_copy
+from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice, check_copy, check_upload
 from etam_edge.runtimes.backends.onnxruntime.int8_forms import DEFAULT_FORM, FLOAT, FORMS, Int8Form, form_of_this_cpu
 from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
 
@@ -27,6 +27,14 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ONE_BY_ONE_TOKENS = 1024
 """Tokens of a frame from which on a CPU takes objects one after the other. Large products fill all cores by themselves;
 a batch of them is dealt out object by object, and three objects keep one of two cores waiting (docs/performance.md)."""
+KEPT_STAGING = 16 << 20
+"""Bytes up to which memory for transfers is kept: those of every frame are smaller, and a saved session is not."""
+_ORT_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "int32": "tensor(int32)",
+    "uint8": "tensor(uint8)",
+}
 _COPY_GRAPH = (
     "CAgSCWV0YW0tZWRnZTo8ChAKAXgSAXkiCElkZW50aXR5EgRjb3B5WhAKAXgSCwoJCAISBQoDEgFuYhAKAXkSCwoJCAISBQoDEgFuQgQKABAR"
 )
@@ -135,13 +143,18 @@ class OnnxRuntimeBackend:
 
 
 class OrtDevice:
-    """Device memory through ONNX Runtime's own allocator, for providers other than the CPU's."""
+    """Device memory through ONNX Runtime's own allocator, for providers other than the CPU's.
+
+    ONNX Runtime copies between host and device for whole values only, so that parts of a buffer go through memory of
+    their size on the device. It is allocated once for each size, and kept.
+    """
 
     def __init__(self, kind: str, index: int = 0) -> None:
         self._ort = import_onnxruntime()
         self.kind = kind
         self.index = index
         self._copy = self._ort.InferenceSession(base64.b64decode(_COPY_GRAPH), providers=[_provider(kind, index)])
+        self._staging: dict[int, Buffer] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         # Defined content: an unused slot is masked, but NaN times zero would still be NaN.
@@ -152,13 +165,25 @@ class OrtDevice:
         return self.empty(shape, dtype)
 
     def upload(self, array: np.ndarray, target: Buffer) -> None:
-        staged = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.kind, self.index)
-        self.copy(Buffer(staged.data_ptr(), array.shape, array.dtype, staged), target)
+        check_upload(array, target)
+        array = np.ascontiguousarray(array)
+        if _is_whole(target):
+            target.owner.update_inplace(array)  # type: ignore[attr-defined]
+            return
+        staged = self._staged(target.nbytes)
+        staged.owner.update_inplace(array.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
+        self.copy(staged, target)
 
     def download(self, source: Buffer) -> np.ndarray:
-        staged = self.empty(source.shape, source.dtype.name)
+        if _is_whole(source):
+            return np.array(source.owner.numpy())  # type: ignore[attr-defined]
+        staged = self._staged(source.nbytes)
         self.copy(source, staged)
-        return np.array(staged.owner.numpy())  # type: ignore[attr-defined]
+        content = np.array(staged.owner.numpy())  # type: ignore[attr-defined]
+        return content.view(source.dtype).reshape(source.shape)
+
+    def download_all(self, sources: Sequence[Buffer]) -> list[np.ndarray]:
+        return [self.download(source) for source in sources]
 
     def view(self, source: Buffer) -> np.ndarray | None:
         return None
@@ -169,6 +194,26 @@ class OrtDevice:
         binding.bind_input("x", self.kind, self.index, np.uint8, (source.nbytes,), source.address)
         binding.bind_output("y", self.kind, self.index, np.uint8, (target.nbytes,), target.address)
         self._copy.run_with_iobinding(binding)
+
+    def _staged(self, nbytes: int) -> Buffer:
+        """Memory of a size, whose content may be overwritten."""
+        if nbytes in self._staging:
+            return self._staging[nbytes]
+        value = self._ort.OrtValue.ortvalue_from_shape_and_type((nbytes,), np.uint8, self.kind, self.index)
+        staged = Buffer(value.data_ptr(), (nbytes,), np.dtype(np.uint8), value)
+        if nbytes <= KEPT_STAGING:
+            self._staging[nbytes] = staged
+        return staged
+
+
+def _is_whole(buffer: Buffer) -> bool:
+    """Whether a buffer is all of the OrtValue that it belongs to, in shape and type."""
+    value: Any = buffer.owner
+    return (
+        value.data_ptr() == buffer.address
+        and tuple(value.shape()) == buffer.shape
+        and value.data_type() == _ORT_TYPES.get(buffer.dtype.name)
+    )
 
 
 def import_onnxruntime() -> Any:

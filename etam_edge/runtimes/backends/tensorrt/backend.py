@@ -14,9 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle, GraphSignature, TensorSpec
+from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle, GraphSignature
 from etam_edge.bundle.engines import (
     FLAVOURS,
     FOLDER,
@@ -198,7 +196,7 @@ class _LoadedGraph:
         self._places = {
             tensor.name: device.empty(tensor.sized(max_objects), tensor.dtype)
             for tensor in self.tensors.values()
-            if tensor.shape[:1] == (OBJECTS,) and _row_bytes(tensor) % ALIGNMENT
+            if tensor.shape[:1] == (OBJECTS,) and tensor.nbytes(1) % ALIGNMENT
         }
 
     def objects(self, tensors: Mapping[str, Buffer]) -> int:
@@ -351,10 +349,6 @@ def _check_signature(trt: Any, executable: Any, signature: GraphSignature, path:
             f"{path} has other inputs or outputs than the bundle's graph ({', '.join(differing)}); build the engines "
             f"again with: etam-edge build {path.parents[2]} --overwrite"
         )
-
-
-def _row_bytes(tensor: TensorSpec) -> int:
-    return int(np.prod(tensor.sized(1), dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
 
 
 def _rebuild(bundle: Bundle) -> str:
