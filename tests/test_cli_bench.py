@@ -56,8 +56,9 @@ def refused(result: Result, sentence: str) -> None:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """The JSON of a run, beside whose plots nothing else lies."""
-    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "latency.png", "stages.png"]
+    """The JSON of a run, beside whose plots nothing lies but what earlier runs wrote."""
+    found_names = {path.name for path in folder.iterdir()} - {"history"}
+    assert found_names == {"bench.json", "latency.png", "stages.png"}
     for name in ("latency.png", "stages.png"):
         with Image.open(folder / name) as image:
             assert image.format == "PNG"
@@ -109,9 +110,11 @@ def test_a_bundle_alone(bundle: Path) -> None:
         assert f"warning: {warning}" in result.output
     assert str(folder / "stages.png") in result.output
     assert f"next: etam-edge bench {bundle} --against BUNDLE" in result.output
-    # The same call again takes the place of what it wrote.
+    # The same call again takes the place of what it wrote, which is kept.
     assert run(bundle, "--objects", "1", *SHORT).exit_code == 0
     assert len(figures(folder)["runs"]) == 1
+    [earlier] = (folder / "history").iterdir()
+    assert len(figures(earlier)["runs"]) == 2
 
 
 def test_against_itself_on_a_folder_of_images(bundle: Path, tmp_path: Path) -> None:

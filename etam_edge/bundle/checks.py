@@ -10,6 +10,7 @@ from pathlib import Path
 
 from etam_edge import atomic
 from etam_edge.bundle.summaries import Accuracy
+from etam_edge.printable import storable
 
 CHECKS = "checks.jsonl"
 
@@ -49,4 +50,4 @@ def append_check(bundle: Path, verdict: Accuracy, previous: Accuracy | None) -> 
 
 
 def _line(verdict: Accuracy) -> bytes:
-    return json.dumps(verdict.to_dict()).encode() + b"\n"
+    return json.dumps(storable(verdict.to_dict())).encode() + b"\n"

@@ -14,6 +14,7 @@ from etam_edge.bundle.signatures import GraphEntry
 from etam_edge.bundle.summaries import Accuracy, Answer, Calibration, Checkpoint
 from etam_edge.errors import BundleError, EtamError, shown, why
 from etam_edge.json_fields import check_fields
+from etam_edge.printable import storable
 from etam_edge.recipe import FP32, MIXED, PRECISIONS, Recipe
 from etam_edge.regular_files import parse_json
 from etam_edge.spec import GraphSizes, ModelSpec
@@ -88,7 +89,7 @@ class Manifest:
             "created": self.created,
             **self.extra,
         }
-        return json.dumps(sealed(fields), indent=1) + "\n"
+        return json.dumps(sealed(storable(fields)), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Manifest:

@@ -19,6 +19,7 @@ import numpy as np
 from etam_edge.bundle import GRAPH_NAMES, OBJECTS, Bundle, ClipSummary, graph_signatures
 from etam_edge.errors import InputError, shown, why
 from etam_edge.json_fields import check_fields, check_value
+from etam_edge.printable import storable
 from etam_edge.regular_files import open_archive, open_regular, read_json
 from etam_edge.runtimes.npz import Npz, require
 from etam_edge.runtimes.session import MAX_OBJECTS
@@ -109,7 +110,7 @@ class Recording:
         """The text of `recording.json`."""
         fields = {name: value for name, value in vars(self).items() if name not in ("path", "samples")}
         samples = {name: [vars(sample) for sample in rows] for name, rows in self.samples.items()}
-        return json.dumps({"schema": SCHEMA_VERSION, **fields, "samples": samples}, indent=1) + "\n"
+        return json.dumps(storable({"schema": SCHEMA_VERSION, **fields, "samples": samples}), indent=1) + "\n"
 
     def check(self, bundle: Bundle) -> None:
         """Check that the bundle's graphs can be calibrated with this recording.
