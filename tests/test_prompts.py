@@ -71,6 +71,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "points that raise": ({"points": Raising(), "labels": [1]}, "points .* are not numbers"),
     "a mapping as points": ({"points": {1: 2}, "labels": [1]}, "points .* are not numbers"),
+    "no points, of complex numbers": ({"points": np.zeros((0, 2), complex), "labels": []}, "is empty; give points"),
     "a nested box": ({"box": (1, 2, [3], 4)}, "box corners .* are not numbers"),
     "a huge box": ({"box": (0, 0, 10**400, 5)}, "box corners .* are not numbers"),
     "a box of text": ({"box": "1234"}, "box corners .* are not numbers"),

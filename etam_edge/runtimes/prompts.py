@@ -119,7 +119,7 @@ def _array(values: object, what: str, shape_text: str) -> np.ndarray:
     is_empty = array.size == 0 and array.dtype.kind != "O"
     if isinstance(values, np.ma.MaskedArray) or (array.dtype.kind not in "iuf" and not is_empty):
         raise InputError(f"{what} are not numbers of shape {shape_text}")
-    return array
+    return np.zeros(array.shape) if is_empty else array
 
 
 def _numbers(values: object, shape_text: str, where: str, what: str) -> np.ndarray:
