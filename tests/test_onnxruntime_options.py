@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from conftest import SmallBundleMaker
 from etam_edge import Tracker
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import InputError
+from etam_edge.recipe import INT8, Recipe
 from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend
+from etam_edge.runtimes.backends.onnxruntime.int8_forms import form_of_this_cpu
 from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
 from etam_edge.spec import Pooling
 
@@ -47,6 +50,15 @@ def test_spinning(spinning: str, entries: dict[str, str]) -> None:
     assert options.entries == {**entries, "session.disable_quant_qdq": "1"}
     assert options.intra_op_num_threads == 3
     assert OnnxRuntimeOptions().session_options(RecordedModule).intra_op_num_threads == 0, "ONNX Runtime chooses"
+
+
+def test_int8_regions_decide_the_form_of_products_whatever_the_precision_is_called(
+    small_bundle: SmallBundleMaker,
+) -> None:
+    fp32 = Bundle.load(small_bundle(Pooling.NONE))
+    assert OnnxRuntimeBackend(fp32).int8_form is None
+    mixed = dataclasses.replace(fp32.manifest, precision="mixed", recipe=Recipe.default(INT8))
+    assert OnnxRuntimeBackend(dataclasses.replace(fp32, manifest=mixed)).int8_form == form_of_this_cpu().name
 
 
 def test_the_choice_is_reported(small_bundle: SmallBundleMaker) -> None:

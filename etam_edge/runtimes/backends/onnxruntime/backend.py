@@ -16,7 +16,6 @@ import numpy as np
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
 from etam_edge.errors import BundleError, EtamError, InputError, RuntimeUnavailableError
-from etam_edge.recipe import INT8
 from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice, check_copy, check_upload
 from etam_edge.runtimes.backends.onnxruntime.int8_forms import DEFAULT_FORM, FLOAT, FORMS, Int8Form, form_of_this_cpu
 from etam_edge.runtimes.backends.onnxruntime.options import OnnxRuntimeOptions
@@ -72,7 +71,7 @@ class OnnxRuntimeBackend:
         ort = import_onnxruntime()
         candidates = _candidates(ort, provider, device)
         self._index = device or 0
-        int8 = bundle.manifest.precision == INT8
+        int8 = bool(bundle.manifest.recipe.int8_regions)
         for self.provider in candidates:
             form = _int8_form(options) if int8 and self.provider == "cpu" else None
             try:
