@@ -20,7 +20,7 @@ from benchmarks.session_options import Load, load_bundle, load_openvino, load_wi
 from benchmarks.settings import Settings
 from etam_edge.errors import InputError, RuntimeUnavailableError
 from etam_edge.recipe import FP32, INT8
-from etam_edge.runtimes.backends.openvino.backend import import_openvino
+from etam_edge.runtimes.backends.openvino.core import import_openvino
 from etam_edge.spec import find_spec
 
 Make = Callable[[], Runner]

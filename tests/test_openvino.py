@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,6 +107,27 @@ def test_threads(small_bundle: SmallBundleMaker) -> None:
         Tracker.load(path, "openvino", threads="many")
     with pytest.raises(InputError, match="provider 'cuda' is ONNX Runtime's, and the runtime is openvino"):
         Tracker.load(path, "openvino", provider="cuda")
+
+
+INTERRUPTED_AFTERWARDS = """
+import gc, signal, sys
+from etam_edge import Tracker
+older, younger = (Tracker.load(sys.argv[1], "openvino", threads=1) for _ in range(2))
+del older
+gc.collect()
+del younger
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_after_the_last_backend_is_gone_does_not_end_the_process(small_bundle: SmallBundleMaker) -> None:
+    command = [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED_AFTERWARDS, str(small_bundle(Pooling.NONE))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_what_is_missing_is_named(small_bundle: SmallBundleMaker, monkeypatch: pytest.MonkeyPatch) -> None:

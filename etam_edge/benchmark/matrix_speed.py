@@ -10,7 +10,8 @@ import numpy as np
 
 from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.onnxruntime.backend import OnnxRuntimeBackend, import_onnxruntime
-from etam_edge.runtimes.backends.openvino.backend import DEVICE, OPTIONS, OpenVinoBackend, import_openvino
+from etam_edge.runtimes.backends.openvino.backend import DEVICE, OPTIONS, OpenVinoBackend
+from etam_edge.runtimes.backends.openvino.core import import_openvino, shared_core
 
 SIDE = 2048
 """Of the square matrices: large enough that packing them and starting threads costs nothing beside the product."""
@@ -53,7 +54,7 @@ def _product(backend: Backend) -> Callable[[], object] | None:
         return lambda: session.run(None, {"a": left, "b": right})
     if isinstance(backend, OpenVinoBackend):
         openvino = import_openvino()
-        core = openvino.Core()
+        core = shared_core()
         model = core.read_model(graph)
         model.reshape({"a": [SIDE, SIDE], "b": [SIDE, SIDE]})
         request = core.compile_model(model, DEVICE, {**OPTIONS, **backend.thread_options}).create_infer_request()

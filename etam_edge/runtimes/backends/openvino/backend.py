@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from etam_edge.bundle import GRAPH_NAMES, Bundle
-from etam_edge.errors import BundleError, EtamError, RuntimeUnavailableError
+from etam_edge.errors import BundleError, EtamError
 from etam_edge.runtimes.backends.buffers import Buffer, Device, HostDevice, host_view
+from etam_edge.runtimes.backends.openvino.core import import_openvino, shared_core
 from etam_edge.runtimes.backends.openvino.int8_form import INTEGER, exact_int8_options
 from etam_edge.runtimes.backends.threads import Threads, thread_count
 
-INSTALL = 'install it with: pip install "etam-edge[openvino]"'
 DEVICE = "CPU"
 logger = logging.getLogger(__name__)
 OPTIONS: Mapping[str, Any] = {
@@ -68,7 +68,7 @@ class OpenVinoBackend:
                 )
             self.int8_form = "integers" if form == INTEGER else "float"
             options |= form
-        core = self._openvino.Core()
+        core = shared_core()
         self._requests = {name: _load(core, bundle, name, options) for name in GRAPH_NAMES}
         self.name = f"openvino ({DEVICE.lower()})"
         self.device: Device = HostDevice()
@@ -97,18 +97,6 @@ class OpenVinoBackend:
                 request.infer(share_inputs=True, share_outputs=True)
             except Exception as error:
                 raise EtamError(f"OpenVINO failed in graph '{graph}': {_first_line(error)}") from error
-
-
-def import_openvino() -> Any:
-    """
-    Raises:
-        RuntimeUnavailableError: OpenVINO is not installed or does not import.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise RuntimeUnavailableError(f"OpenVINO cannot be imported ({error}); {INSTALL}") from error
-    return openvino
 
 
 def _load(core: Any, bundle: Bundle, name: str, options: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from etam_edge.errors import RuntimeUnavailableError
+from etam_edge.runtimes.backends.openvino.core import shared_core
 
 INTEGER: Mapping[str, str] = {}
 """OpenVINO's own form: integer products."""
@@ -54,7 +55,7 @@ def _is_exact(openvino: Any, options: Mapping[str, Any]) -> bool:
     codes = opset13.constant(np.full((_DEPTH, _WIDTH), _HIGHEST, dtype=np.int8))
     weights = opset13.multiply(opset13.convert(codes, "f32"), opset13.constant(np.float32(1)))
     model = openvino.Model([opset13.matmul(rounded, weights, False, False)], [values], "int8")
-    request = openvino.Core().compile_model(model, "CPU", dict(options)).create_infer_request()
+    request = shared_core().compile_model(model, "CPU", dict(options)).create_infer_request()
     request.set_input_tensor(openvino.Tensor(np.full((_WIDTH, _DEPTH), _HIGHEST, dtype=np.float32)))
     request.infer()
     return bool(np.all(request.get_output_tensor().data == _DEPTH * _HIGHEST**2))
