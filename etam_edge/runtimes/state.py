@@ -148,7 +148,7 @@ def _state(about: dict[str, Any], members: Npz, bundle: Bundle) -> SessionState:
     version, stated = about["version"], about.pop("sha256", None)
     known = {"version", "bundle", "options", "frame_index", "frame_shape", "prompted", "objects"}
     require(set(about) == known, "its description has other fields")
-    options = _options(about["options"])
+    options = _options(about["options"], version)
     index, shape = _whole(about["frame_index"], -1, MAX_INDEX, "frame_index"), about["frame_shape"]
     require((shape is None) == (index == -1), "it has frames without a shape, or a shape without frames")
     if shape is not None:
@@ -211,9 +211,13 @@ def _state(about: dict[str, Any], members: Npz, bundle: Bundle) -> SessionState:
     )
 
 
-def _options(value: Any) -> SessionOptions:
+def _options(value: Any, version: int) -> SessionOptions:
     names = {one.name for one in fields(SessionOptions)}
-    require(isinstance(value, dict) and set(value) == names, "its options are not those of a session")
+    require(isinstance(value, dict), "its options are not those of a session")
+    if version == 1:
+        # The first states have no `resize`: sessions resized in one way only.
+        value = {"resize": "exact", **value}
+    require(set(value) == names, "its options are not those of a session")
     options = SessionOptions(**value)
     require(type(options.corrections_condition) is bool, "corrections_condition is not true or false")
     _whole(options.max_objects, 1, MAX_INDEX, "max_objects")
