@@ -65,6 +65,7 @@ def small_form(form: CrossAttention) -> Path:
     return cached_bundle(f"small-attention-{form.value}", export)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", [CrossAttention.BLOCKS, CrossAttention.FUSED])
 def test_streams_agree_in_every_form(form: CrossAttention) -> None:
     """Masks and pointers of two objects over a full memory, and a state that one form saves and another resumes."""

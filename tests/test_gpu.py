@@ -167,6 +167,7 @@ def check_close(results: list[FrameResult], expected: list[FrameResult], precisi
     assert min(agreements) >= TOLERANCES[precision].agreement, agreements
 
 
+@pytest.mark.full
 def test_fp16_engine_keeps_a_golden(seeded_bundle: BundleMaker, build: Build, tmp_path: Path) -> None:
     [golden] = [golden for golden in GOLDENS if golden.id == "efficienttam_ti_512x512.seed11.point"]
     source = Bundle.load(seeded_bundle(*golden.weights_id))

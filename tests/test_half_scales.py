@@ -193,6 +193,7 @@ def test_factors_are_rounded_to_tf32(bits: int) -> None:
 # --- TensorRT ---
 
 
+@pytest.mark.full
 def test_int8_products_write_what_the_scales_say(small_bundle: SmallBundleMaker, tmp_path: Path) -> None:
     """With fp32 scales every int8 product writes float32; with fp16 scales, float16, and less is moved."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
