@@ -11,7 +11,7 @@ from etam_edge.bundle import Bundle, TensorSpec
 from etam_edge.errors import BundleError, NotFiniteError
 from etam_edge.runtimes.backends.base import Backend
 from etam_edge.runtimes.backends.buffers import Buffer
-from etam_edge.runtimes.workspace import CANDIDATES
+from etam_edge.runtimes.workspace import CANDIDATES, all_finite
 from etam_edge.spec import EMPTY_POINT, MASK_SOURCE_LOGITS, MASK_SOURCE_NONE
 
 BUFFER_BYTES = 256 << 20
@@ -124,7 +124,7 @@ class PromptBatch:
             "prompt", {t.name: part[t.name] for t in self._inputs}, {t.name: part[t.name] for t in self._outputs}
         )
         found = Candidates(*(device.download(part[name]) for name in CANDIDATES))
-        if not all(np.isfinite(array).all() for array in found):
+        if not all(map(all_finite, found)):
             raise NotFiniteError(
                 "the model's masks of this image are NaN or infinite; check the bundle's precision and the checkpoint "
                 "it was exported from"
